@@ -1,0 +1,88 @@
+"""The Python interface: compile a recipe to a plan that can run itself, or merge state dicts in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergec import graph
+from mergec.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergec.execute.run import Report, Result
+
+
+class Plan(graph.Plan):
+    """A plan that can run itself."""
+
+    def run(self, out: str | Path, *, device: str = "auto", force: bool = False, report: Report | None = None) -> Result:
+        """Merge into the folder `out`; see `mergec.execute.run.run`."""
+        from mergec.execute.run import run
+
+        return run(self, out, device=device, force=force, report=report)
+
+
+def compile(  # noqa: A001 - the verb of this package
+    recipe: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    shard_bytes: int | None = None,
+    workers: int | None = None,
+    max_memory_bytes: int | None = None,
+    allow_nonfinite: bool = False,
+) -> Plan:
+    """Compile a recipe file to a plan. Reads headers only; raises RecipeError with everything that is wrong.
+
+    `overrides` replaces values of the recipe by dotted path: `{"parameters.density": 0.3}`.
+    """
+    import json
+
+    from mergec.compiler.compile import Options, compile_recipe
+    from mergec.compiler.schedule import DEFAULT_SHARD_BYTES
+
+    options = Options(shard_bytes or DEFAULT_SHARD_BYTES, workers, max_memory_bytes, allow_nonfinite)
+    written = [(dotted, json.dumps(value)) for dotted, value in (overrides or {}).items()]
+    return adopt(compile_recipe(recipe, written, options))
+
+
+def adopt(plan: graph.Plan) -> Plan:
+    """The same plan with a `run` method."""
+    return Plan(**{part.name: getattr(plan, part.name) for part in dataclasses.fields(plan)})
+
+
+def merge(
+    method: str,
+    models: Mapping[str, Mapping[str, Tensor]] | Sequence[Mapping[str, Tensor]],
+    *,
+    base: Mapping[str, Tensor] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    model_parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    out_dtype: str | None = None,
+    compat: str | None = None,
+) -> dict[str, Tensor]:
+    """Merge state dicts in memory with the ops, arithmetic and checks of a recipe.
+
+    `models` are named state dicts (a sequence is named "0", "1", ...), in the order of a recipe's `models:`;
+    `parameters` are its top-level settings, `model_parameters` those of single models, both in a recipe's form:
+    numbers, gradients over layers, `{filter, value}` lists. Returns CPU tensors by name, shapes as the inputs'.
+    Raises RecipeError for unknown methods, parameters and mismatched tensors.
+    """
+    from mergec.memory import merge_tensors
+
+    named = models if isinstance(models, Mapping) else {str(number): one for number, one in enumerate(models)}
+    return merge_tensors(
+        method,
+        named,
+        base=base,
+        parameters=parameters or {},
+        model_parameters=model_parameters or {},
+        settings={"seed": seed, "out_dtype": out_dtype, "compat": compat},
+    )
+
+
+__all__ = ["Plan", "RecipeError", "compile", "merge"]

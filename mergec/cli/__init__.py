@@ -1,0 +1,1 @@
+"""The command line: click commands of a few lines over public functions."""

@@ -1,0 +1,91 @@
+"""`mergec`: the group of commands, and the one door at which errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from mergec.errors import MergecError, RecipeError, count
+
+# command -> module of mergec.cli that defines it; a module is imported only when its command runs
+_COMMANDS = {
+    "new": ("recipes", "print a commented recipe for a method"),
+    "check": ("recipes", "say everything that is wrong with a recipe, reading headers only"),
+    "plan": ("plans", "show what a run would do: graphs, files, bytes, memory"),
+    "explain": ("plans", "show how one tensor is made, and where each setting comes from"),
+    "run": ("runs", "merge"),
+    "methods": ("recipes", "list the merge methods, or explain one"),
+    "schema": ("recipes", "print the JSON Schema of the recipe language"),
+    "inspect": ("plans", "show what a checkpoint's headers say"),
+}
+
+
+class _Lazy(click.Group):
+    """A group whose help needs none of its commands' modules."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"mergec.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS:
+            from mergec.errors import did_you_mean
+
+            raise click.UsageError(f"no command '{args[0]}'; {did_you_mean(args[0], _COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="mergec", message="mergec %(version)s")
+def cli() -> None:
+    """Compile and run merge recipes for neural-network checkpoints."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 ok, 1 the run failed, 2 recipe or usage wrong, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        sys.exit(_run(argv))
+    except BrokenPipeError:  # the reader of a pipe went away: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _as_interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        result = cli.main(argv, prog_name="mergec", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except RecipeError as error:
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        errors = sum(problem.is_error for problem in error.problems)
+        click.echo(f"{count(errors, 'error')}; no weights were read", err=True)
+        return error.exit_code
+    except MergecError as error:
+        click.echo(f"mergec: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; the output was not touched, the same command goes on from here", err=True)
+        return 130

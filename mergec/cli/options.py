@@ -1,0 +1,103 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+_UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {f"{letter}b": size for letter, size in list(_UNITS.items())[2:]}
+_UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", start=1)}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: 5GB (decimal), 5GiB (binary), 500M, 5B or 1000000.
+
+    >>> Size().convert("5GB", None, None), Size().convert("1.5GiB", None, None)
+    (5000000000, 1610612736)
+    """
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]*)\s*", value)
+        if not match or match[2].lower() not in _UNITS:
+            self.fail(f"{value!r} is not a size; expected a number with a unit, such as 5GB, 512MiB or 1000000")
+        size = int(float(match[1]) * _UNITS[match[2].lower()])
+        if size <= 0:
+            self.fail(f"{value!r} is not a size; expected more than 0 bytes")
+        return size
+
+
+class Override(click.ParamType[tuple[str, str]]):
+    """`key=value`, with a dotted key and a YAML value."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not equals or not key or not all(key.split(".")):
+            self.fail(f"{value!r} is not key=value; for example parameters.density=0.3 or models.0.parameters.weight=1")
+        return key, text
+
+
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+
+
+def plan_options(command: F) -> F:
+    """What every command that compiles a recipe takes."""
+    options = [
+        click.option("--set", "overrides", type=Override(), multiple=True, help="Replace a value, e.g. parameters.density=0.3."),
+        click.option("--seed", type=click.IntRange(min=0), help="Short for --set seed=N."),
+        click.option("--shard-size", type=Size(), help="Largest output file, e.g. 5GB or 5GiB.  [default: 5GB]"),
+        click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one per core]"),
+        click.option("--max-memory", type=Size(), help="Ceiling on what the merge allocates, e.g. 512MiB."),
+        click.option("--allow-nonfinite", is_flag=True, help="Write NaN and infinity instead of failing."),
+        plugin_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def plugin_option(command: F) -> F:
+    return click.option(
+        "--plugin",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        expose_value=False,
+        callback=_load_plugins,
+        is_eager=True,
+        help="A Python file that declares merge methods.",
+    )(command)
+
+
+def _load_plugins(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> None:
+    if paths:
+        from mergec.ops.registry import load_plugin
+
+        for path in paths:
+            load_plugin(path)
+
+
+def with_seed(overrides: tuple[tuple[str, str], ...], seed: int | None) -> tuple[tuple[str, str], ...]:
+    return overrides if seed is None else (*overrides, ("seed", str(seed)))
+
+
+def compile_options(values: dict[str, Any]) -> Any:
+    """`Options` from the values of `plan_options`."""
+    from mergec.compiler.compile import Options
+    from mergec.compiler.schedule import DEFAULT_SHARD_BYTES
+
+    return Options(
+        values["shard_size"] or DEFAULT_SHARD_BYTES, values["workers"], values["max_memory"], values["allow_nonfinite"]
+    )

@@ -1,0 +1,86 @@
+"""Commands about recipes and methods: new, check, methods, schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergec.cli.options import RECIPE, compile_options, plan_options, plugin_option, with_seed
+
+
+@click.command()
+@click.argument("method")
+@plugin_option
+def new(method: str) -> None:
+    """Print a commented recipe for METHOD, ready to be edited."""
+    from mergec.recipe.new import recipe_text
+
+    click.echo(recipe_text(method), nl=False)
+
+
+@click.command()
+@RECIPE
+@plan_options
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(recipe: Path, overrides: tuple[tuple[str, str], ...], seed: int | None, as_json: bool, **values: Any) -> int:
+    """Say everything that is wrong with RECIPE and its inputs. Reads headers, never weights."""
+    from mergec.compiler.compile import compile_recipe
+    from mergec.errors import RecipeError, count
+
+    try:
+        plan = compile_recipe(recipe, with_seed(overrides, seed), compile_options(values))
+    except RecipeError as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps([_finding(problem) for problem in error.problems], indent=2))
+        return error.exit_code
+    if as_json:
+        click.echo("[]")
+        return 0
+    for warning in plan.warnings:
+        click.echo(warning, err=True)
+    click.echo(f"{recipe}: ok, {count(len(plan.outputs), 'tensor')} from {count(len(plan.models), 'model')}; no weights were read")
+    return 0
+
+
+def _finding(problem: Any) -> dict[str, Any]:
+    place = problem.place
+    return {
+        "file": place.file,
+        "line": place.line,
+        "column": place.column,
+        "severity": "error" if problem.is_error else "warning",
+        "code": problem.code,
+        "what": problem.what,
+        "hint": problem.hint,
+    }
+
+
+@click.command()
+@click.argument("name", required=False)
+@plugin_option
+def methods(name: str | None) -> None:
+    """List the merge methods, or explain the one called NAME."""
+    from mergec.ops.registry import find_method
+    from mergec.ops.registry import methods as known
+    from mergec.recipe.new import method_text
+
+    if name:
+        click.echo(method_text(find_method(name)))
+        return
+    table = known()
+    width = max(map(len, table))
+    for method in table.values():
+        click.echo(f"{method.name:<{width}}  {method.summary}")
+
+
+@click.command()
+@plugin_option
+def schema() -> None:
+    """Print the JSON Schema of the recipe language, for editors."""
+    from mergec.recipe.schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))

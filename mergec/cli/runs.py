@@ -1,0 +1,90 @@
+"""The command that merges: run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergec.cli.options import compile_options, plan_options, with_seed
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out", required=False, type=click.Path(path_type=Path))
+@plan_options
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--force", is_flag=True, help="Move a folder that mergec did not make aside, to OUT.old.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print progress and the result as lines of JSON.")
+def run(
+    recipe: Path,
+    out: Path | None,
+    overrides: tuple[tuple[str, str], ...],
+    seed: int | None,
+    device: str,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Merge RECIPE into the folder OUT (by default merged/<recipe name>).
+
+    RECIPE may also be a plan printed by `mergec plan --json`.
+    """
+    from mergec.cli.progress import show
+    from mergec.execute.run import run as run_plan
+
+    plan = _plan(recipe, with_seed(overrides, seed), values)
+    out = out or Path("merged") / plan.name
+    if not quiet:
+        for warning in plan.warnings:
+            click.echo(warning, err=True)
+    with show(plan, quiet=quiet, as_json=as_json) as report:
+        result = run_plan(plan, out, device=device, force=force, report=report)
+    if as_json:
+        click.echo(json.dumps({"event": "done", **vars(result)}, default=str))
+    elif not quiet:
+        click.echo(_summary(plan, result))
+
+
+def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Any:
+    from mergec.compiler.compile import compile_recipe
+    from mergec.errors import UsageError
+    from mergec.graph import Plan
+
+    if recipe.suffix != ".json":
+        return compile_recipe(recipe, overrides, compile_options(values))
+    try:
+        return Plan.from_json(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError("E504", f"{recipe} is not a plan: {error}", "make one with `mergec plan --json`") from None
+
+
+def _summary(plan: Any, result: Any) -> str:
+    from mergec.compiler.text import size_text
+    from mergec.errors import count
+
+    kept = f"{result.kept} of them kept from an interrupted run, " if result.kept else ""
+    lines = [
+        f"made {result.folder}: {count(result.tensors, 'tensor')}, {kept}{size_text(result.written_bytes)} "
+        f"in {count(len(plan.shards), 'file')}, {result.seconds:.1f} s",
+    ]
+    if result.moved_aside:
+        lines.append(f"what was there is now {result.moved_aside}")
+    loads = f'AutoModelForCausalLM.from_pretrained("{result.folder}")'
+    lines += [
+        "",
+        "try next",
+        f"  mergec inspect {_quoted(result.folder)}",
+        f"  python -c 'from transformers import AutoModelForCausalLM; print({loads})'",
+    ]
+    return "\n".join(lines)
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))

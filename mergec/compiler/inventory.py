@@ -1,0 +1,223 @@
+"""Inventory: what the models' headers say, lined up by tensor name; every mismatch is reported at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergec.compiler.names import Layer, fold, has_vocabulary, is_embedding, is_head, layer_counts_of, layers_of, natural
+from mergec.errors import InputError, Place, Problem, count, did_you_mean
+from mergec.graph import ModelUse
+from mergec.io import hub
+from mergec.io.checkpoint import Checkpoint, open_checkpoint
+from mergec.io.tensors import FLOATS, TensorRef
+
+_MOST_LISTED = 8
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the recipe, opened: what it was called, where, and what its headers say."""
+
+    reference: str
+    place: Place
+    found: str
+    checkpoint: Checkpoint
+
+    @property
+    def head(self) -> str | None:
+        return next((name for name in self.checkpoint.tensors if is_head(name)), None)
+
+    @property
+    def embedding(self) -> TensorRef | None:
+        return next((ref for name, ref in self.checkpoint.tensors.items() if is_embedding(name)), None)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether its head is its input embedding: its config says so, or says nothing and no head is stored."""
+        config = self.checkpoint.config or {}
+        said = config.get("tie_word_embeddings", self.checkpoint.text_config.get("tie_word_embeddings"))
+        return bool(said) if said is not None else self.head is None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All models, and the tensors every one of them has, by output name in the models' order.
+
+    `dropped` are tensors that are left out, with the rule; `is_untied` says that tied and untied heads were mixed.
+    """
+
+    models: Mapping[str, Model]
+    rows: Mapping[str, tuple[TensorRef, ...]]
+    layers: Mapping[str, Layer]
+    dropped: tuple[str, ...]
+    is_untied: bool
+
+
+def open_models(references: Mapping[str, Place], folder: Path) -> tuple[dict[str, Model], list[Problem]]:
+    """Open every model a recipe names; `folder` is the recipe's own, tried before the current one."""
+    models: dict[str, Model] = {}
+    problems: list[Problem] = []
+    for reference, place in references.items():
+        try:
+            models[reference] = open_model(reference, folder, place)
+            _refuse_quantised(reference, models[reference].checkpoint)
+        except InputError as error:
+            problems.append(error.at(place))
+    return models, problems
+
+
+def open_model(reference: str, folder: Path, place: Place = Place("", 1, 1)) -> Model:
+    """Open one model: a path beside the recipe, then in the current folder, then a hub id. Raises InputError."""
+    checkpoint, found = _open(reference, folder)
+    return Model(reference, place, found, checkpoint)
+
+
+def _open(reference: str, folder: Path) -> tuple[Checkpoint, str]:
+    path = Path(reference).expanduser()
+    for start, found in ((folder, "beside the recipe"), (Path(), "in the current folder")):
+        if (start / path).exists():
+            return open_checkpoint(start / path), "" if path.is_absolute() else found
+    if "+" in reference and not reference.startswith((".", "/", "~")):
+        raise InputError(
+            "E105", f"'{reference}' adds an adapter to a model, which is not supported yet", "merge it into its model first"
+        )
+    if not _HUB_ID.fullmatch(reference) or hub.is_offline():
+        raise InputError("E300", _not_found(reference, folder), _near(path, folder))
+    return hub.open_checkpoint(reference), "on the hub"
+
+
+def _not_found(reference: str, folder: Path) -> str:
+    places = [str(folder)] if not Path(reference).is_absolute() else []
+    if folder.resolve() != Path().resolve() and places:
+        places.append("the current folder")
+    where = f" in {' or '.join(places)}" if places else ""
+    offline = ", and the hub is switched off (HF_HUB_OFFLINE)" if _HUB_ID.fullmatch(reference) else ""
+    return f"no model '{reference}'{where}{offline}"
+
+
+def _near(path: Path, folder: Path) -> str:
+    parent = folder / path.parent
+    try:
+        folders = [entry.name for entry in parent.iterdir() if entry.is_dir() and any(entry.glob("*.safetensors*"))]
+    except OSError:
+        return f"the folder {path.parent} does not exist"
+    return did_you_mean(path.name, folders) if folders else ""
+
+
+def _refuse_quantised(reference: str, checkpoint: Checkpoint) -> None:
+    scheme = (checkpoint.config or {}).get("quantization_config")
+    unreadable = [ref for ref in checkpoint.tensors.values() if ref.dtype.startswith("float8")]
+    if scheme and not unreadable:
+        unreadable = [ref for ref in checkpoint.tensors.values() if ref.dtype not in FLOATS]
+    if unreadable:
+        name = scheme.get("quant_method", "unknown") if isinstance(scheme, dict) else "none"
+        what = f"'{reference}' is quantised ({name}): {unreadable[0].name} is {unreadable[0].dtype}"
+        raise InputError("E330", what, "merge the unquantised model and quantise the result")
+
+
+def line_up(models: list[Model]) -> tuple[Inventory, list[Problem]]:
+    """Line tensors up by name over the models that are merged; the first is the one others are compared with."""
+    first = models[0]
+    tied = [model for model in models if model.is_tied]
+    drop_head = len(tied) == len(models)
+    tables = [_table(model, drop_head, len(tied) < len(models)) for model in models]
+    names = sorted({name for table in tables for name in table}, key=natural)
+    counts = set.union(*(layer_counts_of(model.checkpoint.config) for model in models))
+    layers = layers_of(names, counts)
+    problems: list[Problem] = []
+    for model, table in zip(models[1:], tables[1:], strict=True):
+        problems += _differences(first, tables[0], model, table, counts)
+    rows = {} if problems else {name: tuple(table[name] for table in tables) for name in names}
+    heads = [f"{model.reference}: {model.head}" for model in models if drop_head and model.head]
+    dropped = tuple(f"{head} is tied to the input embedding and not stored again" for head in heads)
+    mixed = 0 < len(tied) < len(models)
+    return Inventory({model.reference: model for model in models}, rows, layers, dropped, mixed), problems
+
+
+def _table(model: Model, drop_head: bool, needs_head: bool) -> dict[str, TensorRef]:
+    """A model's tensors by output name: without its head if all are tied, with the embedding as head if only it is."""
+    table = dict(model.checkpoint.tensors)
+    if not model.is_tied:
+        return table
+    head, embedding = model.head, model.embedding
+    if head is not None:
+        del table[head]
+    if needs_head and not drop_head and embedding is not None:
+        table[head or "lm_head.weight"] = embedding
+    return table
+
+
+def _differences(
+    first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef], counts: set[int]
+) -> Iterable[Problem]:
+    layers = _layer_difference(first, expected, model, found, counts)
+    if layers:
+        yield layers
+        return
+    yield from _absent(model, expected.keys() - found.keys(), f"lacks, which '{first.reference}' has")
+    yield from _absent(model, found.keys() - expected.keys(), f"has, which '{first.reference}' lacks")
+    unequal = [name for name in expected if name in found and expected[name].shape != found[name].shape]
+    yield from _shapes(first, expected, model, found, unequal)
+    for name in expected:
+        if name in found and _mixes_integers(expected[name], found[name]):
+            what = f"'{model.reference}' has {name} as {found[name].dtype}, '{first.reference}' as {expected[name].dtype}"
+            yield Problem(model.place, "E324", what, "integers are copied, so all models must agree")
+
+
+def _layer_difference(
+    first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef], counts: set[int]
+) -> Problem | None:
+    ours = {layer.stack: layer.count for layer in layers_of(expected, counts).values()}
+    theirs = {layer.stack: layer.count for layer in layers_of(found, counts).values()}
+    for stack in ours.keys() & theirs.keys():
+        if ours[stack] != theirs[stack]:
+            what = f"'{model.reference}' has {theirs[stack]} layers in {stack}, '{first.reference}' has {ours[stack]}"
+            return Problem(model.place, "E322", what, "models of one architecture and depth can be merged")
+    return None
+
+
+def _absent(model: Model, names: Iterable[str], what: str) -> Iterable[Problem]:
+    verb, _, rest = what.partition(",")
+    listed = fold(sorted(names, key=natural))
+    for text in listed[:_MOST_LISTED]:
+        hint = "every tensor must be in every model; are they of one architecture?"
+        yield Problem(model.place, "E320", f"'{model.reference}' {verb} the tensor {text},{rest}", hint)
+    if len(listed) > _MOST_LISTED:
+        more = count(len(listed) - _MOST_LISTED, "further tensor name")
+        yield Problem(model.place, "E320", f"'{model.reference}' {verb} {more},{rest}")
+
+
+def _shapes(
+    first: Model,
+    expected: Mapping[str, TensorRef],
+    model: Model,
+    found: Mapping[str, TensorRef],
+    unequal: list[str],
+) -> Iterable[Problem]:
+    groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    for name in unequal:
+        groups.setdefault((expected[name].shape, found[name].shape), []).append(name)
+    for (ours, theirs), names in list(groups.items())[:_MOST_LISTED]:
+        listed = ", ".join(fold(names)[:3])
+        if all(map(has_vocabulary, names)) and ours[1:] == theirs[1:]:
+            what = f"'{model.reference}' has a vocabulary of {theirs[0]:,} rows in {listed}, '{first.reference}' has {ours[0]:,}"
+            yield Problem(model.place, "E321", what, "give the models one vocabulary: add the missing tokens, or resize")
+        else:
+            what = f"'{model.reference}' has {listed} of shape {list(theirs)}, '{first.reference}' of {list(ours)}"
+            yield Problem(model.place, "E323", what, "models of one architecture and size can be merged")
+
+
+def _mixes_integers(ours: TensorRef, theirs: TensorRef) -> bool:
+    return ours.dtype != theirs.dtype and not (ours.dtype in FLOATS and theirs.dtype in FLOATS)
+
+
+def model_uses(models: Mapping[str, Model], roles: Mapping[str, str]) -> tuple[ModelUse, ...]:
+    """The models as the plan lists them."""
+    return tuple(
+        ModelUse(role, reference, models[reference].checkpoint.origin, models[reference].found)
+        for reference, role in roles.items()
+    )

@@ -1,0 +1,204 @@
+"""Lower: for each output tensor, resolve its settings and let the method build the graph of its kind.
+
+Tensors with equal shapes, dtypes and resolved settings share one graph; what differs - the bytes they are loaded
+from, the name their randomness is keyed by - is bound per output. A model with 100,000 tensors so has a few
+hundred graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mergec.compiler.inventory import Inventory
+from mergec.compiler.names import fold, is_head
+from mergec.compiler.passes import rewrite
+from mergec.errors import Place, Problem
+from mergec.graph import Graph, Node, TensorType, walk
+from mergec.io.tensors import FLOATS, TensorRef
+from mergec.ops.basic import cast, load
+from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
+from mergec.recipe.bind import Bound, Input
+from mergec.recipe.settings import NoValue, Resolved, Scope, resolve
+
+_MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """An output tensor before it has a place in a file: its graph and the tensors that are loaded into it."""
+
+    name: str
+    root: Node
+    sources: tuple[TensorRef, ...]
+
+
+@dataclass(frozen=True)
+class Values:
+    """The resolved settings of one tensor; per-model ones have one entry per model beside the base, in order."""
+
+    resolved: Mapping[str, Resolved | tuple[Resolved, ...]]
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            name: found.value if isinstance(found, Resolved) else tuple(one.value for one in found)
+            for name, found in self.resolved.items()
+        }
+
+
+def resolve_tensor(bound: Bound, name: str, row: Sequence[TensorRef], t: float) -> Values:
+    """Every parameter's value for one output tensor. Raises NoValue for the first required one without a value.
+
+    Settings of a model are filtered by that model's tensor name, shared ones by the output's; an embedding that
+    stands in for a tied head goes by the head's name.
+    """
+    shared = Scope(bound.settings, name)
+    pairs = zip(bound.inputs, row, strict=True)
+    models = [
+        (one, Scope(one.settings, name if is_head(name) else ref.name)) for one, ref in pairs if one.slot is not None
+    ]
+    return Values(
+        {
+            parameter.name: tuple(_resolve(parameter, [own, shared], t, one) for one, own in models)
+            if parameter.per_model
+            else _resolve(parameter, [shared], t, None)
+            for parameter in bound.method.parameters.values()
+        }
+    )
+
+
+class _Unset(NoValue):
+    def __init__(self, parameter: Parameter, input: Input | None) -> None:
+        self.parameter, self.input = parameter, input
+
+
+def _resolve(parameter: Parameter, scopes: list[Scope], t: float, input: Input | None) -> Resolved:
+    try:
+        return resolve(parameter, scopes, t)
+    except NoValue:
+        raise _Unset(parameter, input) from None
+
+
+def lower(bound: Bound, inventory: Inventory) -> tuple[list[Lowered], Graph, list[Problem]]:
+    """The graphs of all output tensors, or every reason why some have none."""
+    lowering = _Lowering(bound)
+    outputs = []
+    for name, row in inventory.rows.items():
+        layer = inventory.layers.get(name)
+        lowered = lowering.tensor(name, row, layer.t if layer else 0.0)
+        if lowered:
+            outputs.append(lowered)
+    return outputs, lowering.graph, lowering.problems()
+
+
+class _Lowering:
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+        self.graph = Graph()
+        self._roots: dict[Any, tuple[Node, tuple[int, ...]]] = {}
+        self._unset: dict[tuple[str, str], tuple[_Unset, list[str]]] = {}
+        self._refused: dict[tuple[Place, str], tuple[ParameterError, list[str]]] = {}
+        recipe = bound.recipe
+        self._draw = Draw(recipe.seed, bound.method.stream)
+        self._arithmetic = Arithmetic(mergekit=bound.is_mergekit)
+
+    def tensor(self, name: str, row: Sequence[TensorRef], t: float) -> Lowered | None:
+        if row[0].dtype not in FLOATS:
+            root = self._copied(row[0])
+            return Lowered(name, root, (row[0],))
+        try:
+            values = resolve_tensor(self.bound, name, row, t)
+        except _Unset as unset:
+            who = unset.input.label if unset.input else ""
+            self._unset.setdefault((unset.parameter.name, who), (unset, []))[1].append(name)
+            return None
+        plain = values.plain()
+        key = (row[0].shape, tuple(ref.dtype for ref in row), repr(plain))
+        if key not in self._roots:
+            try:
+                root = self._build(row, plain)
+            except ParameterError as error:
+                place = self._place(error.parameter, values)
+                self._refused.setdefault((place, error.what), (error, []))[1].append(name)
+                return None
+            slots = tuple(node.attr("slot") for node in walk(root) if node.op == "load")
+            self._roots[key] = root, tuple(sorted(slots))
+        root, slots = self._roots[key]
+        return Lowered(name, root, tuple(row[slot] for slot in slots))
+
+    def _copied(self, ref: TensorRef) -> Node:
+        """Integers and booleans: those of the base, or of the first model."""
+        return load(self.graph, 0, TensorType(ref.shape, ref.dtype, "weight"))
+
+    def _build(self, row: Sequence[TensorRef], values: Mapping[str, Any]) -> Node:
+        recipe, method = self.bound.recipe, self.bound.method
+        stored = [ref.dtype for ref in row]
+        given = recipe.dtype or promoted(stored)
+        compute = given if self.bound.is_mergekit else recipe.compute_dtype or ("float64" if given == "float64" else "float32")
+        loads = [self._load(slot, ref, recipe.dtype, compute) for slot, ref in enumerate(row)]
+        base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.slot is None), None)
+        models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if one.slot is not None]
+        merged = method(base, models, values, self._draw, self._arithmetic)
+        return rewrite(self._exact(cast(merged, dtype=recipe.out_dtype or given)))
+
+    def _load(self, slot: int, ref: TensorRef, dtype: str | None, compute: str) -> Node:
+        node = load(self.graph, slot, TensorType(ref.shape, ref.dtype, "weight"))
+        return cast(cast(node, dtype=dtype or ref.dtype), dtype=compute)
+
+    def _exact(self, root: Node) -> Node:
+        """Casts to a wider dtype and back again cancel out when nothing happens in between."""
+        root = rewrite(root)
+        if root.op == "cast" and root.inputs[0].op == "cast":
+            inner = root.inputs[0].inputs[0]
+            if widens(inner.type.dtype, root.inputs[0].type.dtype):
+                return cast(inner, dtype=root.type.dtype)
+        return root
+
+    def _place(self, parameter: str, values: Values) -> Place:
+        found = values.resolved.get(parameter)
+        several = found if isinstance(found, tuple) and not isinstance(found, Resolved) else (found,)
+        for one in several:
+            if isinstance(one, Resolved) and one.choice is not None:
+                return one.choice.place
+        return self.bound.recipe.document.place(("merge_method",))
+
+    def problems(self) -> list[Problem]:
+        """What was refused, once per reason, with the tensors it concerns."""
+        found = [self._unset_problem(unset, names) for unset, names in self._unset.values()]
+        for (place, what), (error, names) in self._refused.items():
+            found.append(Problem(place, "E206", f"{what} (for {_some(names)})", error.hint))
+        return found
+
+    def _unset_problem(self, unset: _Unset, names: list[str]) -> Problem:
+        name = unset.parameter.name
+        if unset.input is None:
+            place, whom = self.bound.recipe.document.place(("merge_method",)), ""
+        else:
+            place, whom = unset.input.place, f" for '{unset.input.reference}'"
+        settings = [*(unset.input.settings.get(name, ()) if unset.input else ()), *self.bound.settings.get(name, ())]
+        if settings:
+            what = f"no entry of '{name}' matches {_some(names)}{whom}"
+            return Problem(settings[-1].place, "E204", what, "end the list with an entry that has no filter")
+        what = f"{self.bound.method.name} needs a '{name}'{whom}, and the recipe gives none"
+        return Problem(place, "E201", what, f"add {name} under 'parameters:'")
+
+
+def promoted(dtypes: Sequence[str]) -> str:
+    """The dtype that holds all of them: the widest, float32 for a mixture of the half types."""
+    distinct = set(dtypes)
+    if distinct == {"float16", "bfloat16"}:
+        return "float32"
+    return max(distinct, key=lambda dtype: _MANTISSA[dtype])
+
+
+def widens(narrow: str, wide: str) -> bool:
+    """Whether every value of one dtype is a value of the other."""
+    return narrow == wide or wide == "float64" or (wide == "float32" and narrow in ("float16", "bfloat16"))
+
+
+def _some(names: Sequence[str]) -> str:
+    listed = fold(names)
+    return listed[0] if len(listed) == 1 else f"{listed[0]} and {len(names) - 1:,} more"
+
+

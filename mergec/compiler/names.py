@@ -1,0 +1,137 @@
+"""Tensor names: natural order, layer stacks, heads and embeddings, and lists of names folded for people."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole dotted component that is a number
+_DIGITS = re.compile(r"(\d+)")
+# Hints, not a table of architectures: how output heads and input embeddings are called in practice.
+_HEADS = ("lm_head.weight", "embed_out.weight", "cls.predictions.decoder.weight")
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "shared.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+)
+_MIN_SHARED_SUFFIXES = 3
+
+
+class Layer(NamedTuple):
+    """A position in a layer stack: `model.layers`, 3 of 32."""
+
+    stack: str
+    index: int
+    count: int
+
+    @property
+    def t(self) -> float:
+        """The position in [0, 1]; 1 in a stack of one layer, as in mergekit."""
+        return self.index / (self.count - 1) if self.count > 1 else 1.0
+
+
+def natural(name: str) -> tuple[Any, ...]:
+    """A sort key under which layer 2 comes before layer 10."""
+    return tuple(int(part) if part.isdecimal() else part for part in _DIGITS.split(name))
+
+
+def layers_of(names: Iterable[str], layer_counts: Iterable[int] = ()) -> dict[str, Layer]:
+    """The layer of every tensor that lies in a layer stack, found from the names alone.
+
+    A stack is what precedes the first number in a name, if the numbers run from 0 without a gap and the layers
+    share at least three tensors - or if a config names that many layers (`layer_counts`).
+
+    >>> layers_of(["h.0.w", "h.1.w", "h.1.b", "wte.w"], layer_counts=[2])["h.1.b"]
+    Layer(stack='h', index=1, count=2)
+    """
+    suffixes: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    found: list[tuple[str, str, int]] = []
+    for name in names:
+        match = _NUMBER.search(name)
+        if match:
+            stack, index = name[: match.start()].rstrip("."), int(match.group())
+            suffixes[stack][index].add(name[match.end() :])
+            found.append((name, stack, index))
+    counts = {stack: len(layers) for stack, layers in suffixes.items() if _is_stack(layers, set(layer_counts))}
+    return {name: Layer(stack, index, counts[stack]) for name, stack, index in found if stack in counts}
+
+
+def _is_stack(layers: Mapping[int, set[str]], layer_counts: set[int]) -> bool:
+    if max(layers) != len(layers) - 1:
+        return False
+    shared = set.intersection(*layers.values())
+    return len(layers) in layer_counts or (len(layers) > 1 and len(shared) >= _MIN_SHARED_SUFFIXES)
+
+
+def layer_counts_of(config: Mapping[str, Any] | None) -> set[int]:
+    """Every number of layers a config mentions, nested configs included."""
+    counts: set[int] = set()
+    for key, value in (config or {}).items():
+        if isinstance(value, dict):
+            counts |= layer_counts_of(value)
+        elif type(value) is int and "layer" in key and value > 0:
+            counts.add(value)
+    return counts
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor is an output head, which may be tied to the input embedding."""
+    return any(name == head or name.endswith("." + head) for head in _HEADS)
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor is an input embedding, one row per token."""
+    return any(name == tail or name.endswith("." + tail) for tail in _EMBEDDINGS)
+
+
+def has_vocabulary(name: str) -> bool:
+    """Whether the first axis of a tensor counts tokens."""
+    return is_head(name) or is_embedding(name)
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """Names written short, exactly: `model.layers.{0-31}.mlp.up_proj.weight`.
+
+    >>> fold(["a.0.w", "a.1.w", "a.2.w", "b"])
+    ['a.{0-2}.w', 'b']
+    """
+    templates: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
+    for name in names:
+        between = tuple(_NUMBER.split(name))
+        templates.setdefault(between, set()).add(tuple(int(number) for number in _NUMBER.findall(name)))
+    return [
+        "".join(part + number for part, number in zip(between, [*box, ""], strict=True))
+        for between, numbers in templates.items()
+        for box in _boxes(numbers)
+    ]
+
+
+def _boxes(numbers: set[tuple[int, ...]]) -> list[list[str]]:
+    """Tuples of numbers as products of runs: {(0, 1), (0, 2), (1, 1), (1, 2)} is [["{0-1}", "{1-2}"]]."""
+    if numbers == {()}:
+        return [[]]
+    rests: dict[int, set[tuple[int, ...]]] = {}
+    for first, *rest in sorted(numbers):
+        rests.setdefault(first, set()).add(tuple(rest))
+    heads: dict[frozenset[tuple[int, ...]], list[int]] = {}
+    for first, tails in rests.items():
+        heads.setdefault(frozenset(tails), []).append(first)
+    return [[_runs(firsts), *box] for tails, firsts in heads.items() for box in _boxes(set(tails))]
+
+
+def _runs(numbers: list[int]) -> str:
+    """Numbers as runs: [0, 1, 2, 5] is {0-2,5}; a single number stands for itself."""
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return "{" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) + "}"

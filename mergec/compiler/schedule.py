@@ -1,0 +1,189 @@
+"""Schedule: sweeps over tiles, what is freed when, the bytes of every output file, and the memory it all takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from mergec.compiler.lower import Lowered
+from mergec.compiler.names import natural
+from mergec.errors import InputError
+from mergec.graph import Kind, KindClass, Memory, Node, Output, Shard, Step, walk
+from mergec.io.checkpoint import SINGLE_NAME
+from mergec.io.tensors import ITEM_BYTES, header_bytes
+from mergec.ops.registry import OPS
+
+DEFAULT_SHARD_BYTES = 5_000_000_000
+LARGEST_TILE = 1 << 18
+SMALLEST_TILE = 1 << 12
+# Beside the tiles: buffers for staging, threads, the journal; and per worker histograms and reduction leaves.
+_FIXED_BYTES = 24 << 20
+_WORKER_BYTES = 8 << 20
+_REDUCE_BYTES = 2 << 20
+_ALLOCATOR_SHARE = 1.5  # the C allocator keeps freed tiles of other sizes for a while
+
+
+def sweeps(root: Node) -> tuple[tuple[Step, ...], ...]:
+    """The passes over a tensor's tiles: a reduction ends a pass, and what depends on it waits for the next.
+
+    Values per tile are computed anew in each pass, never kept; scalars are evaluated once, in the pass that first
+    can.
+    """
+    ready: dict[int, int] = {}  # the first pass in which a node's value is there
+    order = walk(root)
+    for node in order:
+        level = max((ready[source.index] for source in node.inputs), default=0)
+        ready[node.index] = level + 1 if node.op_class == "reduce" else level
+    last = ready[root.index]
+    return tuple(_sweep(_ends(order, ready, number, root), ready, number) for number in range(last + 1))
+
+
+def _ends(order: Sequence[Node], ready: dict[int, int], number: int, root: Node) -> list[Node]:
+    """What a pass is run for: the reductions that can be made in it, and in the last pass the root."""
+    reductions = [node for node in order if node.op_class == "reduce" and ready[node.index] == number + 1]
+    return reductions + ([root] if ready[root.index] == number else [])
+
+
+def _sweep(ends: list[Node], ready: dict[int, int], number: int) -> tuple[Step, ...]:
+    needed: dict[int, Node] = {}
+    pending = list(ends)
+    while pending:
+        node = pending.pop()
+        done_before = node.type.space == "scalar" and ready[node.index] <= number and node.op_class == "reduce"
+        if node.index not in needed and not done_before:
+            needed[node.index] = node
+            pending += node.inputs
+    order = [needed[index] for index in sorted(needed)]
+    last_use = {source.index: position for position, node in enumerate(order) for source in node.inputs}
+    return tuple(
+        Step(
+            node.index,
+            tuple(
+                sorted({s.index for s in node.inputs if s.type.space != "scalar" and last_use[s.index] == position})
+            ),
+        )
+        for position, node in enumerate(order)
+    )
+
+
+def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node]) -> int:
+    """The most bytes that are live at once, per entry of a tile."""
+    peak = 0
+    for steps in passes:
+        live: dict[int, int] = {}
+        for step in steps:
+            node = nodes[step.node]
+            live[node.index] = node.type.item_bytes
+            scratch = OPS[node.op].scratch_bytes if node.op in OPS else node.type.item_bytes
+            peak = max(peak, sum(live.values()) + scratch)
+            for freed in step.frees:
+                live.pop(freed, None)
+    return peak
+
+
+def make_kind(root: Node, nodes: Sequence[Node]) -> Kind:
+    """How tensors with this graph are evaluated."""
+    order = walk(root)
+    slots = tuple(sorted(node.attr("slot") for node in order if node.op == "load"))
+    passes = sweeps(root)
+    kind_class = _class_of(order)
+    row = {"row": root.type.row, "whole": max(1, root.type.numel)}.get(kind_class, 1)
+    return Kind(root.index, kind_class, slots, passes, tile_bytes(passes, nodes), max(1, row))
+
+
+def _class_of(order: Sequence[Node]) -> KindClass:
+    classes = {node.op_class for node in order}
+    if classes == {"load"}:
+        return "copy"
+    named: tuple[KindClass, ...] = ("whole", "row", "reduce")
+    return next((name for name in named if name in classes), "map")
+
+
+def lay_out(lowered: Sequence[Lowered], kinds: Sequence[int], shard_bytes: int) -> tuple[list[Output], list[Shard]]:
+    """Every output tensor's place: shards filled in natural order of names, wide dtypes first inside each.
+
+    The order inside a shard is the safetensors library's and keeps every tensor aligned. A tensor larger than
+    `shard_bytes` gets a shard of its own.
+    """
+    groups: list[list[int]] = [[]]
+    filled = 0
+    for number in sorted(range(len(lowered)), key=lambda i: natural(lowered[i].name)):
+        size = _size(lowered[number])
+        if groups[-1] and filled + size > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(number)
+        filled += size
+    outputs: list[Output] = []
+    shards: list[Shard] = []
+    for position, group in enumerate(groups):
+        group.sort(key=lambda i: -lowered[i].root.type.item_bytes)
+        file = SINGLE_NAME if len(groups) == 1 else f"model-{position + 1:05d}-of-{len(groups):05d}.safetensors"
+        shard, placed = _shard(file, position, [(lowered[i], kinds[i]) for i in group])
+        shards.append(shard)
+        outputs += placed
+    return outputs, shards
+
+
+def _size(lowered: Lowered) -> int:
+    return lowered.root.type.numel * lowered.root.type.item_bytes
+
+
+def _shard(file: str, number: int, members: list[tuple[Lowered, int]]) -> tuple[Shard, list[Output]]:
+    entries: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
+    end = 0
+    for lowered, _ in members:
+        begin, end = end, end + _size(lowered)
+        entries[lowered.name] = (lowered.root.type.dtype, lowered.root.type.shape, begin, end)
+    header = header_bytes(entries)
+    outputs = [
+        Output(one.name, dtype, shape, kind, one.sources, number, len(header) + begin, len(header) + stop)
+        for (one, kind), (dtype, shape, begin, stop) in zip(members, entries.values(), strict=True)
+    ]
+    return Shard(file, header, len(header) + end), outputs
+
+
+def promise_memory(
+    kinds: Sequence[Kind], outputs: Sequence[Output], workers: int | None, limit_bytes: int | None
+) -> Memory:
+    """Choose tile and workers, and state the peak; raises InputError (E403) if no choice fits the limit."""
+    wanted = min(workers or _cores(), max(1, len(outputs)))
+    for count in range(wanted, 0, -1):
+        tile = LARGEST_TILE
+        while tile >= SMALLEST_TILE:
+            peak = peak_bytes(kinds, outputs, tile, count)
+            if limit_bytes is None or peak <= limit_bytes:
+                return Memory(tile, count, peak, limit_bytes)
+            tile //= 2
+    least = peak_bytes(kinds, outputs, SMALLEST_TILE, 1)
+    worst = max(outputs, key=lambda output: _evaluated_bytes(kinds[output.kind], output, SMALLEST_TILE))
+    raise InputError(
+        "E403",
+        f"the merge needs {least / 2**20:,.0f} MiB, the limit is {(limit_bytes or 0) / 2**20:,.0f} MiB; "
+        f"the most is taken by {worst.name}",
+        "raise --max-memory",
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_bytes(kinds: Sequence[Kind], outputs: Sequence[Output], tile: int, workers: int) -> int:
+    """What a run may allocate: for each worker the most expensive output, and what is held in any case."""
+    costs = sorted((_evaluated_bytes(kinds[output.kind], output, tile) for output in outputs), reverse=True)
+    return _FIXED_BYTES + workers * _WORKER_BYTES + sum(costs[:workers])
+
+
+def _evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
+    if kind.kind_class == "copy":
+        return 0
+    entries = min(output.numel, tile_entries(kind, tile))
+    live = entries * (kind.tile_bytes + ITEM_BYTES[output.dtype])
+    reductions = _REDUCE_BYTES * (len(kind.passes) - 1) * len(kind.slots)
+    return int(live * _ALLOCATOR_SHARE) + reductions + (len(kind.passes) > 1) * output.numel // 16
+
+
+def tile_entries(kind: Kind, tile: int) -> int:
+    """The size of a tile of this kind: whole rows where rows must stay together."""
+    return max(kind.row, tile // kind.row * kind.row)

@@ -1,0 +1,114 @@
+"""Side files: config.json as the result needs it, what is copied from which donor, the index and the model card."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mergec.compiler.inventory import Inventory, Model
+from mergec.graph import Output, Shard, SideFile
+from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file
+from mergec.io.tensors import FLOATS, ITEM_BYTES
+from mergec.ops.registry import Method
+from mergec.recipe.schema import Recipe
+
+RECIPE_NAME = "mergec_recipe.yml"
+
+
+def side_files(
+    recipe: Recipe,
+    method: Method,
+    models: Mapping[str, Model],
+    inventory: Inventory,
+    outputs: Sequence[Output],
+    shards: Sequence[Shard],
+    recipe_text: str,
+) -> tuple[tuple[SideFile, ...], list[str]]:
+    """Every file beside the weights, and notes on what was changed or whence it comes."""
+    donor = models[recipe.references[0]]
+    source = recipe.tokenizer_source
+    tokenizer = models[source] if source and source != "base" else donor
+    notes: list[str] = []
+    files = [SideFile(name, source=path) for name, path in _copied(donor, tokenizer)]
+    if donor.checkpoint.config is not None:
+        files.append(SideFile("config.json", text=_config(donor, inventory, outputs, notes)))
+    if len(shards) > 1:
+        files.append(SideFile(INDEX_NAME, text=_index(outputs, shards)))
+    files.append(SideFile(RECIPE_NAME, text=recipe_text))
+    files.append(SideFile("README.md", text=_card(recipe, method, recipe_text)))
+    copied = sorted(file.name for file in files if file.source)
+    if copied:
+        whence = donor.reference if donor is tokenizer else f"{donor.reference}, the tokenizer from {tokenizer.reference}"
+        notes.append(f"copied from {whence}: {', '.join(copied)}")
+    return tuple(sorted(files, key=lambda file: file.name)), notes
+
+
+def _copied(donor: Model, tokenizer: Model) -> Iterable[tuple[str, str]]:
+    for model, of_tokenizer in ((donor, False), (tokenizer, True)):
+        for name, path in model.checkpoint.side_files.items():
+            if is_tokenizer_file(name) == of_tokenizer:
+                yield name, path
+
+
+def _config(donor: Model, inventory: Inventory, outputs: Sequence[Output], notes: list[str]) -> str:
+    """The donor's config with the dtype, the tie and the quantisation of the result."""
+    config: dict[str, Any] = copy.deepcopy(dict(donor.checkpoint.config or {}))
+    dtype = _main_dtype(outputs)
+    if dtype:
+        for part in _parts(config):
+            for key in ("dtype", "torch_dtype"):
+                if isinstance(part.get(key), str):
+                    part[key] = dtype
+        if not {"dtype", "torch_dtype"} & config.keys():
+            config["torch_dtype"] = dtype
+    if inventory.is_untied:
+        for part in _parts(config):
+            if part is config or "tie_word_embeddings" in part:
+                part["tie_word_embeddings"] = False
+        notes.append("some models tie their head to the embedding, others do not: the result has its own head")
+    if config.pop("quantization_config", None) is not None:
+        notes.append("quantization_config is dropped: the tensors are not quantised")
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """A config and the configs nested in it, such as a multimodal model's text_config."""
+    return [config, *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))]
+
+
+def _main_dtype(outputs: Sequence[Output]) -> str | None:
+    """The float dtype that most bytes of the result have."""
+    sizes: Counter[str] = Counter()
+    for output in outputs:
+        if output.dtype in FLOATS:
+            sizes[output.dtype] += output.numel * ITEM_BYTES[output.dtype]
+    return max(sorted(sizes), key=lambda dtype: sizes[dtype]) if sizes else None
+
+
+def _index(outputs: Sequence[Output], shards: Sequence[Shard]) -> str:
+    total = sum(output.end - output.begin for output in outputs)
+    weight_map = {output.name: shards[output.shard].file for output in sorted(outputs, key=lambda output: output.name)}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
+
+
+def _card(recipe: Recipe, method: Method, recipe_text: str) -> str:
+    """The model card: its metadata, how the merge was made, and the recipe."""
+    hub_ids = [name for name in recipe.references if name.count("/") == 1 and not name.startswith((".", "/", "~"))]
+    bases = "".join(f"- {name.partition('@')[0]}\n" for name in hub_ids)
+    head = f"base_model:\n{bases}" if bases else ""
+    listed = "\n".join(f"- `{entry.model}`" for entry in recipe.models)
+    base = f"\nBase model: `{recipe.base_model}`\n" if recipe.base_model else ""
+    fence = "```"
+    return (
+        f"---\n{head}library_name: transformers\ntags:\n- mergec\n- merge\n---\n\n"
+        f"# {recipe.name or 'A merge'}\n\n"
+        f"Merged with [{method.name}]({_link(method.paper)}) by mergec. {method.summary}\n{base}\n"
+        f"Models:\n\n{listed}\n\nRecipe:\n\n{fence}yaml\n{recipe_text.rstrip()}\n{fence}\n"
+    )
+
+
+def _link(paper: str) -> str:
+    return f"https://arxiv.org/abs/{paper.removeprefix('arXiv:')}" if paper.startswith("arXiv:") else paper

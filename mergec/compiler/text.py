@@ -1,0 +1,239 @@
+"""Plans as people read them: the summary, one tensor explained, a graph as dot or mermaid, an inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mergec.compiler.compile import Analysis
+from mergec.compiler.lower import resolve_tensor
+from mergec.compiler.names import fold, layer_counts_of, layers_of
+from mergec.errors import UsageError, count, did_you_mean
+from mergec.graph import Node, Output, Plan, listing, walk
+from mergec.io.checkpoint import Checkpoint
+from mergec.io.tensors import FLOATS
+from mergec.recipe.settings import Resolved
+
+_MOST_GRAPHS = 1
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: 1,536 is 1.5 kB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:,.0f} B" if unit == "B" else f"{size:,.2f} {unit}"
+
+
+def plan_text(plan: Plan) -> str:
+    """The whole plan for a terminal; the same for the same plan."""
+    numel = sum(output.numel for output in plan.outputs)
+    sections = [
+        [f"plan {plan.hash()[:12]}  {plan.name}  {plan.method}"],
+        ["models", *_table([(m.role, m.reference, m.origin, m.note) for m in plan.models])],
+        [
+            f"result: {count(len(plan.outputs), 'tensor')}, {numel:,} parameters, {size_text(plan.written_bytes)}",
+            *_table([(s.file, size_text(s.file_bytes), _shard_count(plan, n)) for n, s in enumerate(plan.shards)]),
+        ],
+        ["work", *_table(_work_rows(plan))],
+        _graphs(plan),
+        [f"read {size_text(plan.read_bytes)}, write {size_text(plan.written_bytes)}", f"  {memory_text(plan)}"],
+        ["notes", *(f"  {note}" for note in plan.notes)] if plan.notes else [],
+    ]
+    return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def memory_text(plan: Plan) -> str:
+    memory = plan.memory
+    limit = f" (limit {memory.limit_bytes / 2**20:,.0f} MiB)" if memory.limit_bytes else ""
+    return (
+        f"at most {memory.peak_bytes / 2**20:,.0f} MiB beyond the runtime's own{limit}: "
+        f"{count(memory.workers, 'worker')}, tiles of {memory.tile:,} entries"
+    )
+
+
+def _shard_count(plan: Plan, number: int) -> str:
+    return count(sum(output.shard == number for output in plan.outputs), "tensor")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows with aligned columns, indented."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _work_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """One row per class of work: how many tensors, how many bytes, how it is done."""
+    how = {
+        "copy": "bytes copied, not decoded",
+        "map": "one sweep over tiles",
+        "reduce": "sweeps for the scalars, then one of tiles",
+        "row": "blocks of whole rows",
+        "whole": "one tensor at a time",
+    }
+    rows = []
+    for kind_class, text in how.items():
+        outputs = [output for output in plan.outputs if plan.kinds[output.kind].kind_class == kind_class]
+        if outputs:
+            size = sum(output.end - output.begin for output in outputs)
+            rows.append((kind_class, count(len(outputs), "tensor"), size_text(size), text))
+    return rows
+
+
+def _graphs(plan: Plan) -> list[str]:
+    """The graphs of the largest kinds, with the tensors that share each."""
+    members: dict[int, list[Output]] = {}
+    for output in plan.outputs:
+        members.setdefault(output.kind, []).append(output)
+    largest = sorted(members, key=lambda kind: (-sum(o.end - o.begin for o in members[kind]), kind))
+    lines = [count(len(members), "graph") + (f", the one that makes most bytes:" if len(members) > _MOST_GRAPHS else ":")]
+    for number in largest[:_MOST_GRAPHS]:
+        names = fold(output.name for output in members[number])
+        more = f" and {len(names) - 2} more groups" if len(names) > 2 else ""
+        lines.append(f"  {', '.join(names[:2])}{more}")
+        lines += [f"    {line}" for line in listing(plan.root(plan.kinds[number]))]
+    return lines
+
+
+def find_output(plan: Plan, name: str) -> Output:
+    """The output of that name; raises UsageError (E405) with the nearest one."""
+    for output in plan.outputs:
+        if output.name == name:
+            return output
+    raise UsageError("E405", f"the result has no tensor '{name}'", did_you_mean(name, [o.name for o in plan.outputs][:5000]))
+
+
+def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
+    """One tensor: where it will lie, its formula, its inputs, every setting with the line it comes from, its graph."""
+    output, bound = find_output(plan, name), analysis.bound
+    kind, shard = plan.kinds[output.kind], plan.shards[output.shard]
+    row, layer = analysis.inventory.rows[name], analysis.inventory.layers.get(name)
+    where = f"layer {layer.index} of {layer.count} in {layer.stack}, t = {layer.t:.4g}" if layer else "outside the layers, t = 0"
+    lines = [
+        name,
+        *_table(
+            [
+                ("output", f"{output.dtype} {list(output.shape)}, {size_text(output.end - output.begin)}"),
+                ("place", f"{shard.file}, bytes {output.begin:,} to {output.end:,}"),
+                ("layer", where),
+                ("method", f"{plan.method}: {bound.method.summary}"),
+                ("formula", _formula(bound.method.doc)),
+                ("class", f"{kind.kind_class}, {count(len(kind.passes), 'sweep')}" if kind.kind_class != "copy" else "copy"),
+            ]
+        ),
+        "",
+        "inputs",
+        *_table([_input_row(analysis, output, slot) for slot in range(len(row))]),
+    ]
+    if row[0].dtype in FLOATS:
+        lines += ["", "settings", *_table(_setting_rows(analysis, name, layer.t if layer else 0.0))]
+    return "\n".join([*lines, "", "graph", *(f"  {line}" for line in listing(plan.root(kind)))])
+
+
+def _formula(doc: str) -> str:
+    return next((line.strip() for line in doc.splitlines() if line.strip().startswith("result = ")), "")
+
+
+def _input_row(analysis: Analysis, output: Output, slot: int) -> tuple[str, ...]:
+    one, ref = analysis.bound.inputs[slot], analysis.inventory.rows[output.name][slot]
+    read = "" if ref in output.sources else "not needed, not read"
+    return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {ref.file}", read
+
+
+def _setting_rows(analysis: Analysis, name: str, t: float) -> list[tuple[str, str, str, str]]:
+    bound = analysis.bound
+    values = resolve_tensor(bound, name, analysis.inventory.rows[name], t)
+    models = [one for one in bound.inputs if one.slot is not None]
+    rows = []
+    for parameter, found in values.resolved.items():
+        if isinstance(found, Resolved):
+            rows.append((parameter, "", *_provenance(found, t)))
+        else:
+            rows += [(parameter, one.reference, *_provenance(r, t)) for one, r in zip(models, found, strict=True)]
+    return rows
+
+
+def _provenance(found: Resolved, t: float) -> tuple[str, str]:
+    value = f"{found.value:.6g}" if isinstance(found.value, float) else str(found.value).lower()
+    if found.choice is None:
+        return value, "default"
+    how = f", gradient {list(found.choice.knots)} at t = {t:.4g}" if found.choice.is_gradient else ""
+    matched = f", filter '{found.choice.filter}'" if found.choice.filter else ""
+    return value, f"{found.choice.place}{how}{matched}"
+
+
+def dot(root: Node) -> str:
+    """A tensor's graph in Graphviz' language."""
+    lines = ["digraph merge {", '  rankdir=TB; node [shape=box, fontname="monospace"];']
+    lines += [f'  n{node.index} [label="{_label(node, chr(92) + "n")}"];' for node in walk(root)]
+    lines += [f"  n{source} -> n{target};" for source, target in view(root).edges]
+    return "\n".join([*lines, "}"])
+
+
+def mermaid(root: Node) -> str:
+    """A tensor's graph in Mermaid's language, as GitHub draws it."""
+    lines = ["flowchart TD"]
+    lines += [f'  n{node.index}["{_label(node, "<br/>")}"]' for node in walk(root)]
+    lines += [f"  n{source} --> n{target}" for source, target in view(root).edges]
+    return "\n".join(lines)
+
+
+def view(root: Node) -> Any:
+    """A graph as a networkx DiGraph: nodes are indices with the Node as attribute `node`."""
+    import networkx
+
+    graph = networkx.DiGraph()
+    for node in walk(root):
+        graph.add_node(node.index, node=node)
+        graph.add_edges_from((source.index, node.index) for source in node.inputs)
+    return graph
+
+
+def _label(node: Node, newline: str) -> str:
+    attrs = [f"{name}={value}" for name, value in node.attrs]
+    return newline.join([node.op, *attrs, str(node.type)])
+
+
+def inspect_text(reference: str, checkpoint: Checkpoint) -> str:
+    """What the headers of a checkpoint say."""
+    facts = inspect_facts(reference, checkpoint)
+    rows = [(key.replace("_", " "), _fact(value)) for key, value in facts.items() if key != "tensor_names"]
+    return "\n".join([reference, *_table(rows), "", "tensors", *(f"  {name}" for name in facts["tensor_names"])])
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item:,}" for key, item in value.items())
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def inspect_facts(reference: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The same as JSON-able values."""
+    dtypes: dict[str, int] = {}
+    for ref in checkpoint.tensors.values():
+        dtypes[ref.dtype] = dtypes.get(ref.dtype, 0) + ref.numel
+    layers = layers_of(checkpoint.tensors, layer_counts_of(checkpoint.config))
+    config = checkpoint.config or {}
+    return {
+        "origin": checkpoint.origin,
+        "architecture": ", ".join(config.get("architectures") or []) or "unknown",
+        "files": len(checkpoint.files),
+        "bytes": sum(file.file_bytes for file in checkpoint.files),
+        "tensors": len(checkpoint.tensors),
+        "parameters": sum(ref.numel for ref in checkpoint.tensors.values()),
+        "dtypes": dtypes,
+        "layers": {layer.stack: layer.count for layer in layers.values()},
+        "vocabulary": checkpoint.text_config.get("vocab_size", "unknown"),
+        "tied": checkpoint.is_tied,
+        "tensor_names": _with_shapes(checkpoint),
+    }
+
+
+def _with_shapes(checkpoint: Checkpoint) -> list[str]:
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name, ref in checkpoint.tensors.items():
+        groups.setdefault((ref.dtype, ref.shape), []).append(name)
+    return [f"{text} {dtype}{list(shape)}" for (dtype, shape), names in groups.items() for text in fold(names)]
+
+

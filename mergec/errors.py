@@ -1,0 +1,100 @@
+"""One exception family: what is wrong, where it stands in the recipe, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A position in a text the user wrote; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding about a recipe or an input; prints as one line."""
+
+    place: Place
+    code: str
+    what: str
+    hint: str = ""
+
+    @property
+    def is_error(self) -> bool:
+        return self.code.startswith("E")
+
+    def __str__(self) -> str:
+        severity = "error" if self.is_error else "warning"
+        line = f"{self.place}: {severity}[{self.code}]: {self.what}"
+        text = f"{line}; hint: {self.hint}" if self.hint else line
+        return " ".join(text.split())
+
+
+class MergecError(Exception):
+    """What mergec raises on purpose; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class RecipeError(MergecError):
+    """The recipe or one of its inputs is wrong; carries every problem that was found."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems), key=lambda p: (p.place, p.code, p.what)))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class InputError(MergecError):
+    """A checkpoint, header or folder is not what it should be; the recipe's line is added by the inventory."""
+
+    exit_code = 2
+
+    def __init__(self, code: str, what: str, hint: str = "") -> None:
+        self.code, self.what, self.hint = code, what, hint
+        super().__init__(f"error[{code}]: {what}" + (f"; hint: {hint}" if hint else ""))
+
+    def at(self, place: Place) -> Problem:
+        return Problem(place, self.code, self.what, self.hint)
+
+
+class UsageError(InputError):
+    """A command was called with options or paths that cannot be meant."""
+
+
+class RunError(MergecError):
+    """The merge itself failed: the disk, an input that changed, a value that is not finite."""
+
+    def __init__(self, code: str, what: str, hint: str = "") -> None:
+        self.code, self.what, self.hint = code, what, hint
+        super().__init__(f"error[{code}]: {what}" + (f"; hint: {hint}" if hint else ""))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known word as a question, or the list of all when none is near.
+
+    >>> did_you_mean("densty", ["weight", "density"])
+    "did you mean 'density'?"
+    >>> did_you_mean("zzz", ["weight", "density"])
+    'known here: density, weight'
+    """
+    options = sorted(known)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"known here: {', '.join(options)}" if options else ""
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: `1 tensor`, `2 tensors`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,108 @@
+"""Evaluate one output tensor: sweep over its tiles, feed reductions, hand finished tiles on in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mergec.graph import Kind, Node, Step
+from mergec.ops.registry import OPS, Reducer, Tile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Load: TypeAlias = "Callable[[int, int, int], Tensor]"
+"""(slot, start, stop) -> the flat entries [start, stop) of that input, as stored, on the device."""
+
+Emit: TypeAlias = "Callable[[int, Tensor], None]"
+"""(start, tile): takes a finished tile of the result."""
+
+
+def evaluate(
+    kind: Kind,
+    nodes: Sequence[Node],
+    *,
+    name: str,
+    entries: int,
+    tile: int,
+    load: Load,
+    emit: Emit,
+    device: Any = "cpu",
+) -> None:
+    """Compute the tensor `name` of `entries` entries, `tile` entries at a time (whole rows where rows stay together).
+
+    The result does not depend on `tile`.
+    """
+    scalars: dict[int, tuple[float, ...]] = {}
+    for steps in kind.passes:
+        _evaluate_scalars(steps, nodes, scalars)
+        reducers = {
+            step.node: OPS[nodes[step.node].op].kernel(**dict(nodes[step.node].attrs))
+            for step in steps
+            if nodes[step.node].op_class == "reduce"
+        }
+        is_last = steps is kind.passes[-1]
+        while True:
+            for part in tiles(name, entries, tile, kind, nodes, device):
+                values = _sweep(steps, nodes, part, load, scalars, reducers)
+                if is_last:
+                    emit(part.start, values)
+            results = {node: reducer.finish() for node, reducer in reducers.items()}
+            scalars |= {node: result for node, result in results.items() if result is not None}
+            if None not in results.values():
+                break
+
+
+def tiles(name: str, entries: int, tile: int, kind: Kind, nodes: Sequence[Node], device: Any) -> Iterator[Tile]:
+    """The tiles of a tensor, in order; the last may be shorter."""
+    step = max(kind.row, tile // kind.row * kind.row)
+    row = nodes[kind.root].type.row
+    for start in range(0, entries, step):
+        yield Tile(name, start, min(start + step, entries), row, device)
+
+
+def _evaluate_scalars(steps: Sequence[Step], nodes: Sequence[Node], scalars: dict[int, tuple[float, ...]]) -> None:
+    for step in steps:
+        node = nodes[step.node]
+        if node.op_class == "scalar":
+            inputs = [scalars[source.index] for source in node.inputs]
+            scalars[node.index] = OPS[node.op].kernel(*inputs, **dict(node.attrs))
+
+
+def _sweep(
+    steps: Sequence[Step],
+    nodes: Sequence[Node],
+    tile: Tile,
+    load: Load,
+    scalars: dict[int, tuple[float, ...]],
+    reducers: dict[int, Reducer],
+) -> Tensor:
+    """One tile through the steps of a pass; returns the value of the last."""
+    live: dict[int, Any] = {}
+    value: Any = None
+    for step in steps:
+        node = nodes[step.node]
+        if node.op_class == "scalar":
+            continue
+        if node.op_class == "load":
+            value = load(node.attr("slot"), tile.start, tile.stop)
+        else:
+            inputs = [scalars[s.index] if s.type.space == "scalar" else live[s.index] for s in node.inputs]
+            value = _apply(node, inputs, tile, reducers)
+        live[node.index] = value
+        for freed in step.frees:
+            live.pop(freed, None)
+    return value
+
+
+def _apply(node: Node, inputs: list[Any], tile: Tile, reducers: dict[int, Reducer]) -> Any:
+    if node.op_class == "reduce":
+        return reducers[node.index].update(*inputs)
+    op = OPS[node.op]
+    attrs = dict(node.attrs)
+    if op.takes_tile:
+        attrs["tile"] = tile
+    if op.op_class == "row":
+        rows = [value if isinstance(value, tuple) else value.view(-1, tile.row) for value in inputs]
+        return op.kernel(*rows, **attrs).reshape(-1)
+    return op.kernel(*inputs, **attrs)

@@ -1,0 +1,336 @@
+"""Run a plan: refuse what cannot work, compute on workers into the staging folder, publish by a rename."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergec.errors import RunError, UsageError
+from mergec.execute.evaluate import evaluate
+from mergec.graph import Kind, Output, Plan
+from mergec.io.reader import Reader
+from mergec.io.staging import Journal, Staging, check_output, check_space, staging_folder
+from mergec.io.tensors import ITEM_BYTES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run has done: sums over all workers since the last report. Times are seconds of worker time."""
+
+    tensors: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    read_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    write_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made: the folder, and how it went. `kept` counts tensors an interrupted run had finished."""
+
+    folder: Path
+    tensors: int
+    kept: int
+    read_bytes: int
+    written_bytes: int
+    seconds: float
+    moved_aside: Path | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def run(
+    plan: Plan, out: str | Path, *, device: str = "auto", force: bool = False, report: Report | None = None
+) -> Result:
+    """Run a plan and publish its result at `out`.
+
+    Raises UsageError for an output that must not be written, RunError if the run fails. Interrupted at any point
+    it leaves the output as it was, and a staging folder from which the next run of the same plan goes on.
+    """
+    out = Path(out)
+    start = time.monotonic()
+    check_output(out, [source.path for source in plan.files], force)
+    check_space(staging_folder(out).parent, plan.written_bytes - _staged_bytes(out))
+    with Journal(staging_folder(out), _identity(plan)) as journal, Staging(staging_folder(out), plan.shards) as staging:
+        staging.prepare()
+        kept = _verified(plan, journal.done, staging)
+        for output in kept:
+            journal.record(output.name, journal.done[output.name])
+        names = {output.name for output in kept}
+        todo = [output for output in plan.outputs if output.name not in names]
+        read_bytes = work(plan, todo, staging, device=device, report=report, finished=journal.record)
+        moved = staging.publish(plan.side_files, out, plan.hash())
+    seconds = time.monotonic() - start
+    return Result(out, len(plan.outputs), len(kept), read_bytes, plan.written_bytes, seconds, moved)
+
+
+def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: str = "auto") -> None:
+    """Compute some of a plan's tensors into a shared staging folder, and publish nothing.
+
+    Any number of processes may do so at once, each with its own names; `publish` then makes the model.
+    """
+    wanted = set(names)
+    unknown = wanted - {output.name for output in plan.outputs}
+    if unknown:
+        raise UsageError("E405", f"the plan has no tensor {min(unknown)!r}")
+    with Staging(Path(folder), plan.shards) as staging:
+        staging.prepare()
+        work(plan, [output for output in plan.outputs if output.name in wanted], staging, device=device)
+
+
+def publish(plan: Plan, folder: str | Path, out: str | Path) -> None:
+    """Publish a staging folder in which every tensor of the plan has been computed."""
+    with Staging(Path(folder), plan.shards) as staging:
+        staging.publish(plan.side_files, Path(out), plan.hash())
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    """What the bytes in a staging folder depend on: the plan, its layout, and the state of its inputs."""
+    sources = []
+    for source in plan.files:
+        stat = os.stat(source.path) if os.path.exists(source.path) else None
+        sources.append([source.path, source.file_bytes, stat.st_mtime_ns if stat else 0, stat.st_ino if stat else 0])
+    layout = [[output.name, output.shard, output.begin] for output in plan.outputs]
+    return {"plan": plan.hash(), "layout": zlib.crc32(repr(layout).encode()), "sources": sources}
+
+
+def _staged_bytes(out: Path) -> int:
+    """Blocks an interrupted run already holds on the disk."""
+    folder = staging_folder(out)
+    parts = folder.glob("*.part") if folder.is_dir() else []
+    return sum(part.stat().st_blocks * 512 for part in parts)
+
+
+def _verified(plan: Plan, done: dict[str, int], staging: Staging) -> list[Output]:
+    """The tensors an interrupted run finished, as far as their bytes are still what they were."""
+    found = [output for output in plan.outputs if output.name in done]
+    return [one for one in found if staging.checksum(one.shard, one.begin, one.end) == done[one.name]]
+
+
+def work(
+    plan: Plan,
+    outputs: Sequence[Output],
+    staging: Staging,
+    *,
+    device: str = "auto",
+    report: Report | None = None,
+    finished: Callable[[str, int], None] | None = None,
+) -> int:
+    """Compute outputs into a staging folder on the plan's workers; returns the bytes read.
+
+    A bounded queue hands out tensors in the order of the input files; the first failure stops all workers.
+    """
+    ordered = sorted(outputs, key=lambda output: _reading_place(plan, output))
+    needs_torch = any(plan.kinds[output.kind].kind_class != "copy" for output in ordered)
+    tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
+    crew = _Crew(plan, staging, report, finished)
+    with Reader((source.path, source.file_bytes) for source in plan.files) as reader, _torch_threads(plan, needs_torch):
+        target = choose_device(device) if needs_torch else "cpu"
+        threads = [
+            threading.Thread(target=crew.work, args=(tasks, reader, target), name=f"worker-{number}", daemon=True)
+            for number in range(min(plan.memory.workers, max(1, len(ordered))))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for task in [*ordered, *[None] * len(threads)]:
+                crew.put(tasks, task)
+        except BaseException:
+            crew.stop.set()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+    if crew.error is not None:
+        raise crew.error
+    return crew.read_bytes
+
+
+def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
+    first = output.sources[0]
+    return first.file, first.begin
+
+
+@contextmanager
+def _torch_threads(plan: Plan, needs_torch: bool) -> Iterator[None]:
+    """Share the cores among the workers instead of letting each use them all."""
+    if not needs_torch:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // plan.memory.workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def choose_device(wanted: str) -> Any:
+    """The torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; raises UsageError if it is not there (E503)."""
+    import torch
+
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError("E503", f"no device '{wanted}' here", "use --device auto, or cpu") from None
+    return device
+
+
+@dataclass
+class _Crew:
+    """What workers share: the plan, where results go, the first error, and the sign to stop."""
+
+    plan: Plan
+    staging: Staging
+    report: Report | None
+    finished: Callable[[str, int], None] | None
+    stop: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+    read_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, tasks: queue.Queue[Output | None], task: Output | None) -> None:
+        while not self.stop.is_set():
+            try:
+                return tasks.put(task, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def work(self, tasks: queue.Queue[Output | None], reader: Reader, device: Any) -> None:
+        while not self.stop.is_set():
+            try:
+                output = tasks.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if output is None:
+                return
+            try:
+                self._one(output, reader, device)
+            except BaseException as error:  # whatever it is, the other workers must stop and the caller must know
+                with self.lock:
+                    self.error = self.error or error
+                self.stop.set()
+
+    def _one(self, output: Output, reader: Reader, device: Any) -> None:
+        kind = self.plan.kinds[output.kind]
+        if kind.kind_class == "copy":
+            self._copy(output, reader)
+            return
+        task = _Task(self, output, kind, reader, device)
+        checksum = task.run()
+        if self.finished:
+            self.finished(output.name, checksum)
+
+    def _copy(self, output: Output, reader: Reader) -> None:
+        (source,) = output.sources
+        size = output.end - output.begin
+        start = time.perf_counter()
+        self.staging.copy(output.shard, output.begin, reader.descriptor(source.file), source.begin, size)
+        self.tell(Progress(1, size, size, write_seconds=time.perf_counter() - start))
+
+    def tell(self, progress: Progress) -> None:
+        with self.lock:
+            self.read_bytes += progress.read_bytes
+            if self.report:
+                self.report(progress)
+
+    def check(self) -> None:
+        if self.stop.is_set():
+            raise RunError("E499", "stopped")
+
+
+class _Task:
+    """One output tensor on one worker: buffers for its inputs and its result, and the clock."""
+
+    def __init__(self, crew: _Crew, output: Output, kind: Kind, reader: Reader, device: Any) -> None:
+        self._crew, self._output, self._kind, self._reader, self._device = crew, output, kind, reader, device
+        self._sources = dict(zip(kind.slots, output.sources, strict=True))
+        self._buffers: dict[int, bytearray] = {}
+        self._result = bytearray()
+        self._checksum = 0
+        self._read_bytes = 0
+        self._read = self._write = 0.0
+
+    def run(self) -> int:
+        """Compute and write the tensor; returns the CRC-32 of its bytes."""
+        plan, output = self._crew.plan, self._output
+        start = time.perf_counter()
+        evaluate(
+            self._kind,
+            plan.nodes,
+            name=output.name,
+            entries=output.numel,
+            tile=plan.memory.tile,
+            load=self._load,
+            emit=self._emit,
+            device=self._device,
+        )
+        compute = time.perf_counter() - start - self._read - self._write
+        size = output.end - output.begin
+        self._crew.tell(Progress(1, self._read_bytes, size, self._read, compute, self._write))
+        return self._checksum
+
+    def _load(self, slot: int, start: int, stop: int) -> Tensor:
+        import torch
+
+        self._crew.check()
+        begun = time.perf_counter()
+        ref = self._sources[slot]
+        item_bytes = ITEM_BYTES[ref.dtype]
+        size = (stop - start) * item_bytes
+        buffer = self._buffers.setdefault(slot, bytearray(size))
+        self._reader.read(ref, start * item_bytes, memoryview(buffer)[:size])
+        tensor = torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype), count=stop - start)
+        on_device = tensor.to(self._device)
+        self._read += time.perf_counter() - begun
+        self._read_bytes += size
+        return on_device
+
+    def _emit(self, start: int, tile: Tensor) -> None:
+        import torch
+
+        item_bytes = tile.dtype.itemsize
+        size = tile.numel() * item_bytes
+        if len(self._result) < size:
+            self._result = bytearray(size)
+        result = torch.frombuffer(self._result, dtype=tile.dtype, count=tile.numel())
+        result.copy_(tile)
+        if not self._crew.plan.allow_nonfinite and not bool(torch.isfinite(result).all()):
+            raise RunError("E413", self._nonfinite(start, tile), "--allow-nonfinite writes it all the same")
+        begun = time.perf_counter()
+        view = memoryview(self._result)[:size]
+        self._checksum = zlib.crc32(view, self._checksum)
+        self._crew.staging.write(self._output.shard, self._output.begin + start * item_bytes, view)
+        self._write += time.perf_counter() - begun
+
+    def _nonfinite(self, start: int, tile: Tensor) -> str:
+        """Which input brought the value in, or that it overflowed on the way."""
+        import torch
+
+        stop = start + tile.numel()
+        bad = [
+            f"{ref.name} of {ref.file}"
+            for slot, ref in self._sources.items()
+            if not bool(torch.isfinite(self._load(slot, start, stop)).all())
+        ]
+        first = start + int((~torch.isfinite(tile)).nonzero()[0])
+        cause = f"from {' and '.join(bad)}" if bad else f"the inputs are finite, so it overflowed {self._output.dtype}"
+        return f"{self._output.name} is not finite at entry {first:,}: {cause}"

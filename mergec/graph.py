@@ -1,0 +1,346 @@
+"""The nouns of the middle: TensorType, Node, Graph, Kind, Output, Plan - frozen, printable, no torch, no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeAlias
+
+from mergec.io.layout import Shard, SideFile
+from mergec.io.tensors import ITEM_BYTES, TensorRef
+
+Space: TypeAlias = Literal["weight", "delta", "sign", "probability", "scalar"]
+OpClass: TypeAlias = Literal["load", "map", "reduce", "scalar", "row", "whole"]
+KindClass: TypeAlias = Literal["copy", "map", "reduce", "row", "whole"]
+Attr: TypeAlias = "bool | int | float | str | tuple[Attr, ...]"
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Shape, dtype and space of a node's value.
+
+    The space is a unit: a *weight* is a point, a *delta* the difference of two, a *sign* an elected direction per
+    entry, a *probability* a chance to be kept per entry, a *scalar* a few numbers about a whole tensor.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    space: Space
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def row(self) -> int:
+        """Entries in a row: the last axis; a 0-d tensor is one row of one entry."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def item_bytes(self) -> int:
+        return 0 if self.space == "scalar" else ITEM_BYTES[self.dtype]
+
+    def __str__(self) -> str:
+        if self.space == "scalar":
+            return "scalar"
+        return f"{self.dtype}[{','.join(map(str, self.shape))}] {self.space}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A value: an op applied to nodes. Interned by its graph, so equal means identical.
+
+    `index` is the node's number in its graph; inputs always have smaller numbers.
+    """
+
+    op: str
+    inputs: tuple[Node, ...]
+    attrs: tuple[tuple[str, Attr], ...]
+    type: TensorType
+    op_class: OpClass
+    index: int
+    graph: Graph = field(repr=False)
+
+    def attr(self, name: str) -> Any:
+        return dict(self.attrs)[name]
+
+
+def _attr_text(value: Attr) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_attr_text, value))})"
+    return f"{value!r}" if isinstance(value, (float, str)) else str(value).lower()
+
+
+class Graph:
+    """A hash-consing table of nodes, in an order in which inputs come first."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._interned: dict[tuple[Any, ...], Node] = {}
+
+    def node(
+        self,
+        op: str,
+        inputs: tuple[Node, ...],
+        attrs: Mapping[str, Attr],
+        type: TensorType,
+        op_class: OpClass,
+    ) -> Node:
+        """The one node with this op, these inputs and attributes; made on first use."""
+        items = tuple(sorted(attrs.items()))
+        # repr tells 1 from 1.0 and True, and -0.0 from 0.0, where == does not
+        key = (op, tuple(node.index for node in inputs), repr(items), type)
+        known = self._interned.get(key)
+        if known is None:
+            known = Node(op, inputs, items, type, op_class, len(self.nodes), self)
+            self.nodes.append(known)
+            self._interned[key] = known
+        return known
+
+
+def walk(root: Node) -> list[Node]:
+    """The nodes a root depends on, inputs first, the root last."""
+    found: dict[int, Node] = {}
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if node.index not in found:
+            found[node.index] = node
+            pending += node.inputs
+    return [found[index] for index in sorted(found)]
+
+
+def listing(root: Node) -> list[str]:
+    """The text of a root's graph, one node a line, numbered from %0."""
+    order = walk(root)
+    number = {node.index: position for position, node in enumerate(order)}
+    lines = []
+    for node in order:
+        words = [f"%{number[node.index]} = {node.op}", *(f"%{number[source.index]}" for source in node.inputs)]
+        words += [f"{name}={_attr_text(value)}" for name, value in node.attrs]
+        lines.append(f"{' '.join(words)} : {node.type}")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Evaluate one node for the current tile, then forget the values in `frees` (node indices)."""
+
+    node: int
+    frees: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The structure many outputs share: a root node, how it is evaluated, and what that costs.
+
+    `slots` names the load nodes in the order of an output's `sources`. `passes` are sweeps over the tiles of a
+    tensor: all but the last end in reductions, the last yields the root. `tile_bytes` is the peak of live values
+    per entry of a tile; `row` is the number of entries that must stay together (1 where any split will do).
+    """
+
+    root: int
+    kind_class: KindClass
+    slots: tuple[int, ...]
+    passes: tuple[tuple[Step, ...], ...]
+    tile_bytes: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One tensor of the result: what it is, what it is computed from, and the bytes it will occupy.
+
+    `begin` and `end` are absolute offsets in the shard's file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    kind: int
+    sources: tuple[TensorRef, ...]
+    shard: int
+    begin: int
+    end: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """A model as the recipe names it, what the name was resolved to, and what it is used for."""
+
+    role: str
+    reference: str
+    origin: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A weight file that will be read, with the size and header length it had when the plan was made."""
+
+    path: str
+    file_bytes: int
+    header_bytes: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the run may allocate beyond the runtime's own: the promise and what it is made of.
+
+    Each of `workers` holds one tile of up to `tile` entries; `peak_bytes` bounds them all together.
+    """
+
+    tile: int
+    workers: int
+    peak_bytes: int
+    limit_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, decided before a weight is read; comparable and serialisable.
+
+    `notes` are the rules by which tensors or inputs were left out; `warnings` are printed problems.
+    """
+
+    name: str
+    method: str
+    recipe_text: str
+    models: tuple[ModelUse, ...]
+    files: tuple[SourceFile, ...]
+    nodes: tuple[Node, ...]
+    kinds: tuple[Kind, ...]
+    outputs: tuple[Output, ...]
+    shards: tuple[Shard, ...]
+    side_files: tuple[SideFile, ...]
+    memory: Memory
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    allow_nonfinite: bool = False
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of distinct input tensors the run reads at least once."""
+        return sum(ref.end - ref.begin for ref in {ref for out in self.outputs for ref in out.sources})
+
+    @property
+    def written_bytes(self) -> int:
+        return sum(shard.file_bytes for shard in self.shards)
+
+    def root(self, kind: Kind) -> Node:
+        return self.nodes[kind.root]
+
+    def hash(self) -> str:
+        """A digest of what is computed: graphs, tensor names, shapes, dtypes - not paths, layout or machine."""
+        digest = hashlib.sha256()
+        texts = ["\n".join(listing(self.root(kind))) for kind in self.kinds]
+        for output in self.outputs:
+            sources = [(ref.name, ref.dtype, ref.shape) for ref in output.sources]
+            line = (output.name, output.dtype, output.shape, texts[output.kind], sources)
+            digest.update(repr(line).encode())
+        for side_file in self.side_files:
+            if side_file.name == "config.json":
+                digest.update((side_file.text or "").encode())
+        return digest.hexdigest()
+
+    def to_json(self) -> str:
+        """The whole plan as JSON; `Plan.from_json` gives it back equal in every field."""
+        nodes = [[n.op, [i.index for i in n.inputs], n.attrs, _type_json(n.type), n.op_class] for n in self.nodes]
+        file_numbers = {source.path: number for number, source in enumerate(self.files)}
+        outputs = [_output_json(output, file_numbers) for output in self.outputs]
+        simple = {
+            part.name: getattr(self, part.name)
+            for part in fields(self)
+            if part.name in ("name", "method", "recipe_text", "notes", "warnings", "allow_nonfinite")
+        }
+        document = {
+            "format": PLAN_FORMAT,
+            "hash": self.hash(),
+            **simple,
+            "models": [asdict(model) for model in self.models],
+            "files": [asdict(source) for source in self.files],
+            "nodes": nodes,
+            "kinds": [asdict(kind) for kind in self.kinds],
+            "outputs": outputs,
+            "shards": [{**asdict(shard), "header": shard.header.decode("latin-1")} for shard in self.shards],
+            "side_files": [asdict(side_file) for side_file in self.side_files],
+            "memory": asdict(self.memory),
+        }
+        return json.dumps(document, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back; raises ValueError when it is not one of this format."""
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("format") != PLAN_FORMAT:
+            raise ValueError(f"not a plan of format {PLAN_FORMAT}")
+        files = tuple(SourceFile(**source) for source in document["files"])
+        return cls(
+            name=document["name"],
+            method=document["method"],
+            recipe_text=document["recipe_text"],
+            models=tuple(ModelUse(**model) for model in document["models"]),
+            files=files,
+            nodes=tuple(_nodes_from_json(document["nodes"])),
+            kinds=tuple(_kind_from_json(kind) for kind in document["kinds"]),
+            outputs=tuple(_output_from_json(output, files) for output in document["outputs"]),
+            shards=tuple(Shard(**{**s, "header": s["header"].encode("latin-1")}) for s in document["shards"]),
+            side_files=tuple(SideFile(**side_file) for side_file in document["side_files"]),
+            memory=Memory(**document["memory"]),
+            notes=tuple(document["notes"]),
+            warnings=tuple(document["warnings"]),
+            allow_nonfinite=document["allow_nonfinite"],
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.hash())
+
+
+def _type_json(type: TensorType) -> list[Any]:
+    return [list(type.shape), type.dtype, type.space]
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _nodes_from_json(rows: Iterable[Any]) -> Iterator[Node]:
+    graph = Graph()
+    for op, inputs, attrs, (shape, dtype, space), op_class in rows:
+        sources = tuple(graph.nodes[index] for index in inputs)
+        yield graph.node(op, sources, _frozen_attrs(attrs), TensorType(tuple(shape), dtype, space), op_class)
+
+
+def _frozen_attrs(attrs: Iterable[Any]) -> dict[str, Attr]:
+    return {name: _frozen(value) for name, value in attrs}
+
+
+def _kind_from_json(kind: Mapping[str, Any]) -> Kind:
+    passes = tuple(tuple(Step(s["node"], tuple(s["frees"])) for s in steps) for steps in kind["passes"])
+    return Kind(**{**kind, "slots": tuple(kind["slots"]), "passes": passes})
+
+
+def _output_json(output: Output, file_numbers: Mapping[str, int]) -> list[Any]:
+    sources = [
+        [file_numbers[ref.file], ref.name, ref.dtype, list(ref.shape), ref.begin, ref.end] for ref in output.sources
+    ]
+    place = [output.shard, output.begin, output.end]
+    return [output.name, output.dtype, list(output.shape), output.kind, sources, *place]
+
+
+def _output_from_json(row: list[Any], files: tuple[SourceFile, ...]) -> Output:
+    name, dtype, shape, kind, sources, shard, begin, end = row
+    refs = tuple(TensorRef(files[f].path, n, d, tuple(s), b, e) for f, n, d, s, b, e in sources)
+    return Output(name, dtype, tuple(shape), kind, refs, shard, begin, end)

@@ -1,0 +1,185 @@
+"""A model as it lies in a folder: its tensors by name, its config, and the small files beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergec.errors import InputError, count
+from mergec.io.tensors import TensorRef, read_header
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_MAX_JSON_BYTES = 256 * 1024 * 1024
+_MAX_SIDE_BYTES = 64 * 1024 * 1024
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WEIGHTS = (".safetensors", *_PICKLES, ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".part")
+_NOT_COPIED = ("README.md", "config.json", "mergec_recipe.yml", "mergekit_config.yml", "mergec.lock")
+_TOKENIZER_STEMS = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "spiece")
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One safetensors file: where it is, how long it is, how long its header is."""
+
+    path: str
+    file_bytes: int
+    header_bytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Headers and small files of one model; no weights.
+
+    `origin` is the folder, or `hf://repo@commit` for a model on the hub. `side_files` maps the file name to
+    the local path it would be copied from.
+    """
+
+    origin: str
+    files: tuple[WeightFile, ...]
+    tensors: Mapping[str, TensorRef]
+    config: Mapping[str, Any] | None
+    side_files: Mapping[str, str]
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The part of the config that describes the text model: nested in multimodal configs."""
+        config = self.config or {}
+        nested = config.get("text_config")
+        return nested if isinstance(nested, dict) else config
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output head is the input embedding (`tie_word_embeddings`)."""
+        config = self.config or {}
+        return bool(config.get("tie_word_embeddings", self.text_config.get("tie_word_embeddings", False)))
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the headers of a model folder, or of a single `.safetensors` file.
+
+    Raises InputError naming the first file that is missing, truncated or not what it claims to be.
+    """
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise InputError("E303", f"{path} is not a safetensors file", "convert it to safetensors first")
+        return _checkpoint(path.parent, [path.name], None, {}, origin=str(path))
+    names, index = weight_file_names(path)
+    return _checkpoint(path, names, index, _side_files(path))
+
+
+def _checkpoint(
+    folder: Path, names: list[str], index: Mapping[str, str] | None, side_files: dict[str, str], origin: str = ""
+) -> Checkpoint:
+    headers = {name: read_header(folder / name) for name in names}
+    files = tuple(WeightFile(str(folder / name), h.file_bytes, h.header_bytes) for name, h in headers.items())
+    tensors: dict[str, TensorRef] = {}
+    for name, header in headers.items():
+        twice = tensors.keys() & header.tensors.keys()
+        if twice:
+            raise InputError("E312", f"{folder}: tensor {min(twice)!r} lies in {name} and in another shard")
+        tensors |= header.tensors
+    if index is not None:
+        check_index(folder, index, tensors)
+    config = None if origin else read_json(folder / "config.json", missing=None)
+    return Checkpoint(origin or str(folder), files, tensors, config, side_files)
+
+
+def weight_file_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+    """The safetensors files of a folder in a fixed order, and the weight map of its index if it has one."""
+    has_index, has_single = (folder / INDEX_NAME).exists(), (folder / SINGLE_NAME).exists()
+    if has_index and has_single:
+        raise InputError(
+            "E304",
+            f"{folder} has both {SINGLE_NAME} and {INDEX_NAME}, and one of them is stale",
+            "remove the one that does not belong to the model",
+        )
+    if has_index:
+        index = read_index(folder / INDEX_NAME, [entry.name for entry in folder.iterdir() if entry.is_file()])
+        return sorted(set(index.values())), index
+    if has_single:
+        return [SINGLE_NAME], None
+    return _only_weight_file(folder), None
+
+
+def _only_weight_file(folder: Path) -> list[str]:
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    except OSError as error:
+        raise InputError("E311", f"cannot list {folder}: {error.strerror or error}") from None
+    found = [name for name in names if name.endswith(".safetensors")]
+    if len(found) == 1:
+        return found
+    if found:
+        raise InputError(
+            "E305", f"{folder} has {count(len(found), 'safetensors file')} but no {INDEX_NAME}", "add the index"
+        )
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        raise InputError(
+            "E303",
+            f"{folder} holds its weights as a pickle ({pickles[0]}), which is never unpickled here",
+            "save the model with transformers' save_pretrained, which writes safetensors",
+        )
+    raise InputError("E302", f"{folder} holds no weights", f"expected {SINGLE_NAME} or {INDEX_NAME}")
+
+
+def read_index(path: Path, present: Iterable[str]) -> dict[str, str]:
+    """The `weight_map` of a sharded checkpoint's index: tensor name -> file name, one of the files `present`."""
+    index = read_json(path)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError("E306", f"{path} has no weight_map", "it should map each tensor to a file")
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise InputError("E306", f"{path} places {tensor!r} in {file!r}, expected a file name in the same folder")
+    absent = sorted(set(weight_map.values()) - set(present))
+    if absent:
+        raise InputError("E307", f"{path} names {count(len(absent), 'shard')} that are absent: {', '.join(absent[:3])}")
+    return weight_map
+
+
+def check_index(folder: Path | str, index: Mapping[str, str], tensors: Mapping[str, TensorRef]) -> None:
+    """Refuse an index that disagrees with the shards' own headers."""
+    for name in sorted(index.keys() ^ tensors.keys()):
+        where = "is in the index but in no shard" if name in index else "is in a shard but not in the index"
+        raise InputError("E306", f"{folder}: tensor {name!r} {where}", "the index belongs to another version")
+
+
+def read_json(path: Path, **default: Any) -> Any:
+    """A JSON object from a file; `missing=` gives the value for a file that does not exist."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise InputError("E308", f"{path} is too large to be what it should be")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if "missing" in default:
+            return default["missing"]
+        raise InputError("E311", f"{path} does not exist") from None
+    except OSError as error:
+        raise InputError("E311", f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError("E308", f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError("E308", f"{path} is not a JSON object")
+    return value
+
+
+def _side_files(folder: Path) -> dict[str, str]:
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    return {entry.name: str(entry) for entry in entries if entry.is_file() and is_side_file(entry.name, entry.stat().st_size)}
+
+
+def is_side_file(name: str, size_bytes: int) -> bool:
+    """Whether a file travels with a merge: small, not weights, not hidden, not written by a merge tool."""
+    if name.startswith(".") or name in _NOT_COPIED or name.endswith(_WEIGHTS):
+        return False
+    return size_bytes <= _MAX_SIDE_BYTES
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a side file belongs to the tokenizer, and so comes from the tokenizer's donor."""
+    return name.startswith(_TOKENIZER_STEMS) or name.endswith((".tiktoken", ".model", ".jinja"))

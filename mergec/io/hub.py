@@ -1,0 +1,120 @@
+"""Models on the Hugging Face hub: headers by range request, files fetched only when a run needs them."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mergec.errors import InputError
+from mergec.io.checkpoint import (
+    INDEX_NAME,
+    SINGLE_NAME,
+    Checkpoint,
+    WeightFile,
+    check_index,
+    is_side_file,
+    read_index,
+    read_json,
+)
+from mergec.io.tensors import MAX_HEADER_BYTES, Header, parse_header
+
+_SCHEME = "hf://"
+_FIRST_BYTES = 256 * 1024  # most headers fit, so one request is enough
+
+
+def is_offline() -> bool:
+    """Whether the hub is switched off by HF_HUB_OFFLINE, as in huggingface_hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+def is_hub_path(path: str) -> bool:
+    return path.startswith(_SCHEME)
+
+
+def open_checkpoint(reference: str) -> Checkpoint:
+    """Read the headers of `org/name` or `org/name@revision` without fetching its weights.
+
+    The revision is resolved to a commit, which the plan then names. Raises InputError (E301) if the hub refuses.
+    """
+    repo, _, revision = reference.partition("@")
+    with _hub_errors(reference):
+        from huggingface_hub import HfApi
+
+        info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        origin = f"{_SCHEME}{repo}@{info.sha}"
+        names, index = _weight_files(reference, origin, sizes)
+        headers = {name: _read_header(f"{origin}/{name}", sizes[name]) for name in names}
+        config = read_json(Path(fetch(f"{origin}/config.json"))) if "config.json" in sizes else None
+    tensors = {name: ref for header in headers.values() for name, ref in header.tensors.items()}
+    if index is not None:
+        check_index(reference, index, tensors)
+    files = tuple(WeightFile(f"{origin}/{name}", h.file_bytes, h.header_bytes) for name, h in headers.items())
+    side = {name: f"{origin}/{name}" for name, size in sizes.items() if "/" not in name and is_side_file(name, size)}
+    return Checkpoint(origin, files, tensors, config, side)
+
+
+def fetch(path: str) -> str:
+    """The local path of a hub file, fetched into the hub's cache unless it is there; a local path is returned as is."""
+    if not is_hub_path(path):
+        return path
+    repo, commit, name = _parts(path)
+    with _hub_errors(f"{repo}@{commit[:12]}"):
+        from huggingface_hub import hf_hub_download
+
+        return hf_hub_download(repo, name, revision=commit)
+
+
+def _parts(path: str) -> tuple[str, str, str]:
+    repo, _, rest = path.removeprefix(_SCHEME).partition("@")
+    commit, _, name = rest.partition("/")
+    return repo, commit, name
+
+
+def _weight_files(reference: str, origin: str, sizes: dict[str, int]) -> tuple[list[str], dict[str, str] | None]:
+    if SINGLE_NAME in sizes:
+        return [SINGLE_NAME], None
+    if INDEX_NAME in sizes:
+        index = read_index(Path(fetch(f"{origin}/{INDEX_NAME}")), sizes.keys())
+        return sorted(set(index.values())), index
+    raise InputError("E302", f"'{reference}' has no safetensors weights on the hub", "convert it to safetensors first")
+
+
+def _read_header(path: str, file_bytes: int) -> Header:
+    start = _range(path, 0, min(file_bytes, _FIRST_BYTES))
+    needed = 8 + int.from_bytes(start[:8], "little")
+    if len(start) < needed <= min(file_bytes, MAX_HEADER_BYTES):
+        start += _range(path, len(start), needed)
+    return parse_header(io.BytesIO(start), path, file_bytes)
+
+
+def _range(path: str, begin: int, end: int) -> bytes:
+    """Bytes [begin, end) of a file on the hub."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    repo, commit, name = _parts(path)
+    headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}"}
+    response: Any = get_session().get(hf_hub_url(repo, name, revision=commit), headers=headers, timeout=30)
+    hf_raise_for_status(response)
+    content: bytes = response.content
+    return content if response.status_code == 206 else content[begin:end]
+
+
+@contextmanager
+def _hub_errors(reference: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except ImportError:
+        raise InputError("E301", f"'{reference}' is on the hub, and huggingface_hub is not installed") from None
+    except Exception as error:  # the hub client's errors share no base class across its versions
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = lines[0] if lines else type(error).__name__
+        hint = "is the name right, and do you have access? a local folder is named with a leading ./"
+        raise InputError("E301", f"no local folder '{reference}', and the hub answers: {why}", hint) from None

@@ -1,0 +1,273 @@
+"""Staging: a hidden folder in which the result grows; a journal of what is done; one rename that publishes it.
+
+Nothing in it looks like a model until it is whole: weights are called `*.part`, and config and index come last.
+An interrupted run leaves the folder and its journal, and the next run of the same plan goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from mergec.errors import RunError, UsageError
+from mergec.io import hub
+from mergec.io.layout import Shard, SideFile
+
+MANIFEST_NAME = ".mergec.json"
+_JOURNAL_NAME = "journal"
+_COPY_BYTES = 8 << 20
+
+
+def staging_folder(out: Path) -> Path:
+    """Where a run into `out` works: beside it, hidden, so that publishing is a rename."""
+    out = Path(os.path.abspath(out))
+    return out.parent / f".{out.name}.mergec"
+
+
+def check_output(out: Path, sources: Iterable[str], force: bool) -> None:
+    """Refuse an output folder that is a source, holds one, or was not made by mergec (E400, E401)."""
+    place = out.resolve()
+    for source in sources:
+        if hub.is_hub_path(source):
+            continue
+        folder = Path(source).resolve()
+        if place == folder or place in folder.parents or folder in place.parents:
+            what = f"the output {out} is the folder of an input, or inside it or around it: {source}"
+            raise UsageError("E400", what, "choose another output folder")
+    if place.exists() and not place.is_dir():
+        raise UsageError("E401", f"the output {out} is a file", "choose another output folder")
+    made_here = (place / MANIFEST_NAME).is_file()
+    if not force and not made_here and place.is_dir() and any(place.iterdir()):
+        what = f"the output {out} is not empty and was not made by mergec"
+        raise UsageError("E401", what, f"choose another folder, or --force to move it aside to {aside(out).name}")
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse to start when the disk cannot hold the result (E402)."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise UsageError("E402", f"the result takes {needed_bytes / 1e9:,.2f} GB, {folder} has {free / 1e9:,.2f} GB free")
+
+
+def aside(out: Path) -> Path:
+    """The first free name to which a folder that mergec did not make is moved: `OUT.old`, `OUT.old-2`."""
+    number, moved = 1, out.with_name(f"{out.name}.old")
+    while moved.exists():
+        number += 1
+        moved = out.with_name(f"{out.name}.old-{number}")
+    return moved
+
+
+class Staging:
+    """The files a run writes, at their planned offsets; used by any number of threads and processes at once."""
+
+    def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
+        self.folder = folder
+        self._shards = shards
+        self._descriptors: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def part(self, number: int) -> Path:
+        return self.folder / f"{self._shards[number].file}.part"
+
+    def prepare(self) -> None:
+        """Make every output file at its full size, its header written. Harmless if done before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for number, shard in enumerate(self._shards):
+            descriptor = self._descriptor(number)
+            _reserve(descriptor, shard.file_bytes)
+            _write(descriptor, memoryview(shard.header), 0)
+
+    def _descriptor(self, number: int) -> int:
+        with self._lock:
+            if number not in self._descriptors:
+                flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+                self._descriptors[number] = os.open(self.part(number), flags, 0o644)
+            return self._descriptors[number]
+
+    def write(self, shard: int, position: int, buffer: memoryview) -> None:
+        """Put bytes at a position of an output file."""
+        _write(self._descriptor(shard), buffer, position)
+
+    def copy(self, shard: int, position: int, source: int, begin: int, size: int) -> None:
+        """Copy bytes [begin, begin + size) of an open file, inside the kernel where it can."""
+        target = self._descriptor(shard)
+        with _disk_errors():
+            while size:
+                done = _copy_range(source, target, min(size, _COPY_BYTES), begin, position)
+                if done == 0:
+                    raise RunError("E411", "an input ended before its last tensor", "it was changed during the run")
+                begin, position, size = begin + done, position + done, size - done
+
+    def checksum(self, shard: int, begin: int, end: int) -> int:
+        """The CRC-32 of bytes [begin, end) of an output file as they are on disk."""
+        crc = 0
+        while begin < end:
+            block = os.pread(self._descriptor(shard), min(_COPY_BYTES, end - begin), begin)
+            if not block:
+                break
+            crc, begin = zlib.crc32(block, crc), begin + len(block)
+        return crc
+
+    def publish(self, side_files: Iterable[SideFile], out: Path, plan_hash: str) -> Path | None:
+        """Finish the files and rename the folder to `out`; returns where a foreign folder was moved to, if any."""
+        out = Path(os.path.abspath(out))
+        with _disk_errors():
+            for number, shard in enumerate(self._shards):
+                os.fsync(self._descriptor(number))
+                os.rename(self.part(number), self.folder / shard.file)
+            names = [shard.file for shard in self._shards]
+            for side_file in side_files:
+                _place(side_file, self.folder / side_file.name)
+                names.append(side_file.name)
+            manifest = {"plan": plan_hash, "files": sorted(names)}
+            (self.folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
+            (self.folder / _JOURNAL_NAME).unlink(missing_ok=True)
+            return _swap(self.folder, out)
+
+
+def _place(side_file: SideFile, path: Path) -> None:
+    if side_file.source is not None:
+        shutil.copyfile(hub.fetch(side_file.source), path)
+    else:
+        path.write_text(side_file.text or "", encoding="utf-8")
+
+
+def _swap(staged: Path, out: Path) -> Path | None:
+    """Rename a staged folder to its final name; what was there is carried over, moved aside or removed."""
+    if not out.exists():
+        os.rename(staged, out)
+        return None
+    made_here = (out / MANIFEST_NAME).is_file()
+    old = out.parent / f".{out.name}.mergec-old" if made_here else aside(out)
+    if made_here and old.exists():
+        shutil.rmtree(old)
+    os.rename(out, old)
+    os.rename(staged, out)
+    if not made_here:
+        empty = not any(old.iterdir())
+        if empty:
+            old.rmdir()
+        return None if empty else old
+    ours = set(json.loads((old / MANIFEST_NAME).read_text())["files"]) | {MANIFEST_NAME}
+    for entry in old.iterdir():
+        if entry.name not in ours and not (out / entry.name).exists():
+            os.rename(entry, out / entry.name)  # what somebody put beside the model stays beside it
+    shutil.rmtree(old)
+    return None
+
+
+class Journal:
+    """What is done, one JSON line per finished tensor, under a lock that one run at a time can hold.
+
+    `identity` says what the lines are about: a journal with another one is started anew.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._path = folder / _JOURNAL_NAME
+        self._identity = json.dumps(identity, sort_keys=True)
+        self._stream: IO[str] | None = None
+        self._lock = threading.Lock()
+        self.done: dict[str, int] = {}
+
+    def __enter__(self) -> Journal:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = open(self._path, "a+", encoding="utf-8")
+        _lock_file(self._stream)
+        self._stream.seek(0)
+        lines = self._stream.read().split("\n")[:-1]  # a line without its end was cut off
+        if len(lines) > 1 and lines[1] == self._identity:
+            self.done = dict(line for text in lines[2:] if (line := _entry(text)))
+        self._stream.truncate(0)
+        self._stream.write(f"{os.getpid()}\n{self._identity}\n")
+        self._stream.flush()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def record(self, name: str, checksum: int) -> None:
+        """Note that a tensor's bytes are all in their place."""
+        with self._lock:
+            assert self._stream is not None
+            self._stream.write(json.dumps([name, checksum]) + "\n")
+            self._stream.flush()
+
+
+def _entry(text: str) -> tuple[str, int] | None:
+    try:
+        name, checksum = json.loads(text)
+    except ValueError:
+        return None
+    return name, checksum
+
+
+def _lock_file(stream: IO[str]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: runs are not kept apart there
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.seek(0)
+        pid = stream.readline().strip()
+        raise UsageError("E404", f"process {pid} is writing to the same output", "wait for it, or stop it") from None
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a file its full size, and its blocks where the file system can, so that a full disk shows at once."""
+    with _disk_errors():
+        if hasattr(os, "posix_fallocate") and size:
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            except OSError as error:
+                if error.errno == 28:
+                    raise
+        os.ftruncate(descriptor, size)
+
+
+def _write(descriptor: int, buffer: memoryview, position: int) -> None:
+    with _disk_errors():
+        while buffer:
+            done = os.pwrite(descriptor, buffer, position)
+            buffer, position = buffer[done:], position + done
+
+
+def _copy_range(source: int, target: int, size: int, begin: int, position: int) -> int:
+    if hasattr(os, "copy_file_range"):
+        try:
+            return os.copy_file_range(source, target, size, begin, position)
+        except OSError:
+            pass  # another file system, or a kernel that cannot: read and write instead
+    block = memoryview(os.pread(source, size, begin))
+    _write(target, block, position)
+    return len(block)
+
+
+class _disk_errors:  # noqa: N801 - reads as a statement
+    """Turn an OSError of a write into a RunError."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise RunError("E412", f"cannot write the result: {error.strerror or error}", "is the disk full?") from None

@@ -1,0 +1,39 @@
+"""Elect: one sign per entry, by the sum of the weighted deltas or by their number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from mergec.ops.registry import op
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Election = Annotated[
+    Literal["sum", "count"],
+    Field(description="how signs are elected: by the sum of the weighted deltas, or by how many have each sign"),
+]
+
+
+@op("map", "delta* -> sign", scratch_bytes=8)
+def elect(*deltas: Tensor, by: str) -> Tensor:
+    """True where plus is elected, per entry, among weighted deltas. A zero vote elects plus.
+
+    Sum: [2, -1, 0] and [-3, 1, 0] elect [minus, plus, plus]. Count: [5, -1, 0] and [-1, -1, 0] elect
+    [plus, minus, plus]. TIES-Merging, arXiv:2306.01708, section 3.
+    """
+    return total([delta.sign() for delta in deltas] if by == "count" else deltas) >= 0
+
+
+def total(deltas: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    """The sum over models from first to last; half types add in float32 and round once."""
+    import torch
+
+    dtype = deltas[0].dtype
+    wide = torch.float32 if dtype.itemsize < 4 else dtype
+    result = deltas[0].to(wide)
+    for delta in deltas[1:]:
+        result = result + delta
+    return result.to(dtype)

@@ -1,0 +1,105 @@
+"""Fuse: join weights by an average, or deltas by a sum or by the mean of those that agree with the elected sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from mergec.graph import Node
+from mergec.ops.basic import rounded, weigh
+from mergec.ops.elect import elect, total
+from mergec.ops.registry import ParameterError, op
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weight = Annotated[float, Field(allow_inf_nan=False, description="how much of the model goes into the merge")]
+Normalize = Annotated[bool, Field(description="divide by the sum of the weights that took part")]
+Lambda = Annotated[float, Field(allow_inf_nan=False, description="factor on the merged delta before it is added to the base")]
+Int8Mask = Annotated[
+    bool, Field(description="accepted for mergekit's recipes: sign masks take one byte here anyway, no number changes")
+]
+
+
+def check_weights(weight: Sequence[float], normalize: bool) -> None:
+    """Refuse weights whose sum vanishes where it is a divisor."""
+    magnitude = sum(map(abs, weight))
+    if normalize and magnitude > 0 and abs(sum(weight)) <= 1e-6 * magnitude:
+        listed = ", ".join(f"{value:g}" for value in weight)
+        raise ParameterError(
+            "weight", f"weights {listed} sum to zero, and normalize divides by their sum", "set normalize: false"
+        )
+
+
+def fuse_deltas(base: Node, deltas: Sequence[Node], weight: Sequence[float], normalize: bool, factor: float) -> Node:
+    """base + factor * sum of weighted deltas, divided by the sum of the weights if `normalize`."""
+    check_weights(weight, normalize)
+    weighed = [weigh(delta, weight=value) for delta, value in zip(deltas, weight, strict=True)]
+    return fuse_sum(base, *weighed, weights=tuple(weight), normalize=normalize, factor=factor)
+
+
+def fuse_elected(
+    base: Node, deltas: Sequence[Node], weight: Sequence[float], normalize: bool, factor: float, by: str
+) -> Node:
+    """base + factor * sum (or weighted mean if `normalize`) of the weighted deltas that have the elected sign."""
+    check_weights(weight, normalize)
+    weighed = [weigh(delta, weight=value) for delta, value in zip(deltas, weight, strict=True)]
+    sign = elect(*weighed, by=by)
+    return fuse_agreeing(base, sign, *weighed, weights=tuple(weight), normalize=normalize, factor=factor)
+
+
+@op("map", "weight delta* -> weight", scratch_bytes=8)
+def fuse_sum(base: Tensor, *deltas: Tensor, weights: tuple[float, ...], normalize: bool, factor: float) -> Tensor:
+    """base + factor * (sum of weighted deltas), divided by the sum of the weights if `normalize`.
+
+    A weight sum below 1e-8 counts as 1. Base [1, 1] and weighted deltas [1, 0], [2, -1] give [4, 0].
+    """
+    merged = total(deltas)
+    if normalize:
+        divisor = rounded(sum(rounded(weight, base) for weight in weights), base)
+        merged = merged / (divisor if abs(divisor) >= 1e-8 else 1.0)
+    return base + (merged * factor if factor != 1 else merged)
+
+
+@op("map", "weight sign delta* -> weight", scratch_bytes=16)
+def fuse_agreeing(
+    base: Tensor, plus: Tensor, *deltas: Tensor, weights: tuple[float, ...], normalize: bool, factor: float
+) -> Tensor:
+    """base + factor * the sum of the weighted deltas that have the elected sign.
+
+    With `normalize` the sum is divided, per entry, by the weights of those deltas; a divisor of exactly 0 counts
+    as 1. Zeros agree with no sign. TIES-Merging, arXiv:2306.01708, section 3.
+    """
+    import torch
+
+    wide = torch.float32 if base.dtype.itemsize < 4 else base.dtype
+    merged, mass = torch.zeros_like(base, dtype=wide), torch.zeros_like(base, dtype=wide)
+    for delta, weight in zip(deltas, weights, strict=True):
+        agrees = torch.where(plus, delta > 0, delta < 0)
+        merged += delta * agrees
+        if normalize:
+            mass += agrees * rounded(weight, base)
+    merged, mass = merged.to(base.dtype), mass.to(base.dtype)
+    if normalize:
+        merged = merged / mass.masked_fill(mass == 0, 1)
+    return base + (merged * factor if factor != 1 else merged)
+
+
+@op("map", "weight* -> weight", scratch_bytes=8)
+def average(*models: Tensor, weights: tuple[float, ...], normalize: bool) -> Tensor:
+    """The sum of weights times models, divided by the sum of the weights if `normalize`; half types add in float32.
+
+    [1, 2] and [3, 6] with weights 1 and 3 give [2.5, 5].
+    """
+    import torch
+
+    dtype = models[0].dtype
+    wide = torch.float32 if dtype.itemsize < 4 else dtype
+    result = torch.zeros_like(models[0], dtype=wide)
+    for model, weight in zip(models, weights, strict=True):
+        result.add_(model.to(wide), alpha=weight)
+    if normalize:
+        result /= sum(weights)
+    return result.to(dtype)

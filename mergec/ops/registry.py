@@ -1,0 +1,329 @@
+"""`@op` and `@method`: declare an op or a merge method once, and read everything else from its signature."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from mergec.errors import UsageError, did_you_mean
+from mergec.graph import Attr, Node, OpClass, Space, TensorType
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+_PER_MODEL = "per model"
+Each = Annotated[tuple[T, ...], _PER_MODEL]
+"""A parameter with one value per model: `weight: Each[Weight]` arrives as a tuple, in the models' order."""
+
+
+def each(value: T) -> Any:
+    """The default of a per-model parameter: the same value for every model."""
+    return value
+
+
+class SpaceError(TypeError):
+    """An op was given a value of the wrong space, shape or dtype: an error in a method, not in a recipe."""
+
+
+class ParameterError(ValueError):
+    """A method refuses the values it was given; `parameter` names the one to point at."""
+
+    def __init__(self, parameter: str, what: str, hint: str = "") -> None:
+        self.parameter, self.what, self.hint = parameter, what, hint
+        super().__init__(what)
+
+
+# ------------------------------------------------------------------------------------------------- ops
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Where a tile lies in its tensor: entries [start, stop) of the flattened tensor called `name`."""
+
+    name: str
+    start: int
+    stop: int
+    row: int
+    device: Any = "cpu"
+
+    def index(self) -> Tensor:
+        """The flat index of every entry of the tile, int64."""
+        import torch
+
+        return torch.arange(self.start, self.stop, device=self.device)
+
+
+class Reducer:
+    """The kernel of a reduce op: fed every tile of a tensor in order, as often as it asks for.
+
+    Its result is a tuple of Python floats and must not depend on where the tiles were cut.
+    """
+
+    def update(self, *tiles: Tensor) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> tuple[float, ...] | None:
+        """The result, or None to be fed all tiles once more."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Op:
+    """A named operation; calling it on nodes adds a node to their graph.
+
+    `kernel` is the torch function (map, row, whole: tiles to a tile), the plain function (scalar: tuples of floats
+    to a tuple of floats) or the Reducer class (reduce). `scratch_bytes` is what the kernel needs per entry beside
+    its inputs and its result.
+    """
+
+    name: str
+    op_class: OpClass
+    inputs: tuple[Space, ...]
+    variadic: Space | None
+    output: Space
+    kernel: Callable[..., Any]
+    scratch_bytes: int
+    takes_tile: bool
+
+    def __call__(self, *nodes: Node, **attrs: Attr) -> Node:
+        self._check(nodes)
+        return nodes[0].graph.node(self.name, nodes, attrs, self.infer(nodes, attrs), self.op_class)
+
+    def infer(self, nodes: Sequence[Node], attrs: Mapping[str, Attr]) -> TensorType:
+        """The type of the result; also what verifies a graph after each rewrite."""
+        self._check(nodes)
+        if self.output == "scalar":
+            return TensorType((), "float64", "scalar")
+        like = next(node.type for node in nodes if node.type.space != "scalar")
+        return TensorType(like.shape, str(attrs.get("dtype", like.dtype)), self._output_space(nodes))
+
+    def _output_space(self, nodes: Sequence[Node]) -> Space:
+        return nodes[0].type.space if self.name == "cast" else self.output
+
+    def _check(self, nodes: Sequence[Node]) -> None:
+        expected = list(self.inputs) + [self.variadic] * (len(nodes) - len(self.inputs)) if self.variadic else self.inputs
+        found = [node.type.space for node in nodes]
+        if self.name != "cast" and list(expected) != found:
+            raise SpaceError(f"{self.name} takes {' '.join(map(str, expected))}, got {' '.join(found)}")
+        shapes = {node.type.shape for node in nodes if node.type.space != "scalar"}
+        dtypes = {node.type.dtype for node in nodes if node.type.space in ("weight", "delta")}
+        if len(shapes) > 1 or len(dtypes) > 1:
+            raise SpaceError(f"{self.name} takes tensors of one shape and dtype, got {shapes} and {dtypes}")
+
+
+OPS: dict[str, Op] = {}
+
+
+def op(op_class: OpClass, spaces: str, scratch_bytes: int = 4, name: str = "") -> Callable[[Callable[..., Any]], Op]:
+    """Declare an op: `@op("map", "weight weight -> delta")`; `delta*` means any number of deltas.
+
+    It is called like the kernel unless `name` says otherwise.
+    """
+    left, _, right = spaces.partition("->")
+    names = left.split()
+    variadic = names.pop().rstrip("*") if names and names[-1].endswith("*") else None
+
+    def declare(kernel: Callable[..., Any]) -> Op:
+        made = Op(
+            name=name or kernel.__name__,
+            op_class=op_class,
+            inputs=typing.cast("tuple[Space, ...]", tuple(names)),
+            variadic=typing.cast("Space | None", variadic),
+            output=typing.cast("Space", right.strip()),
+            kernel=kernel,
+            scratch_bytes=scratch_bytes,
+            takes_tile="tile" in inspect.signature(kernel).parameters,
+        )
+        if made.name in OPS:
+            raise ValueError(f"two ops are called {made.name}")
+        OPS[made.name] = made
+        made.__dict__["__doc__"] = kernel.__doc__
+        return made
+
+    return declare
+
+
+# --------------------------------------------------------------------------------------------- methods
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What randomness is keyed by besides the tensor's name and the model's slot."""
+
+    seed: int
+    stream: str
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Whose arithmetic a method follows where the peer's differs: ours, or `compat: mergekit`."""
+
+    mergekit: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter as declared in a method's signature: one name, one type, one description."""
+
+    name: str
+    argument: str
+    annotation: Any
+    per_model: bool
+    required: bool
+    default: Any
+    description: str
+    adapter: Any = field(repr=False, compare=False)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of one value."""
+        schema: dict[str, Any] = self.adapter.json_schema()
+        return schema
+
+    def validate(self, value: Any) -> Any:
+        """The typed value; raises pydantic.ValidationError. Accepts numbers written as strings, as YAML 1.1 does."""
+        return self.adapter.validate_python(value)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method: a function from nodes and typed parameters to the node of the merged tensor.
+
+    `base` is what the base model is to it: `origin` (deltas are taken from it; required), `input` (one of the
+    models) or `end` (required, and itself one end of a path). `models` bounds the number of models beside it.
+    """
+
+    name: str
+    build: Callable[..., Node]
+    parameters: Mapping[str, Parameter]
+    base: Literal["origin", "input"]
+    models: tuple[int, int | None]
+    version: int
+    paper: str
+    doc: str
+    takes_draw: bool
+    takes_arithmetic: bool
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().partition("\n")[0]
+
+    @property
+    def stream(self) -> str:
+        """What keys this method's random numbers: they change only when its version does."""
+        return f"{self.name}.{self.version}"
+
+    def __call__(
+        self,
+        base: Node | None,
+        models: Sequence[Node],
+        values: Mapping[str, Any],
+        draw: Draw,
+        arithmetic: Arithmetic,
+    ) -> Node:
+        """Build the graph of one merged tensor. `values` are keyed by parameter name, per-model ones are tuples."""
+        arguments = {self.parameters[name].argument: value for name, value in values.items()}
+        if self.takes_draw:
+            arguments["draw"] = draw
+        if self.takes_arithmetic:
+            arguments["arithmetic"] = arithmetic
+        if self.base == "origin":
+            return self.build(base, tuple(models), **arguments)
+        return self.build(tuple(models), **arguments)
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def method(
+    paper: str,
+    *,
+    version: int = 1,
+    base: Literal["origin", "input"] = "origin",
+    models: tuple[int, int | None] = (1, None),
+) -> Callable[[Callable[..., Node]], Method]:
+    """Declare a merge method; parameters, ranges, defaults and documentation come from the function itself."""
+
+    def declare(build: Callable[..., Node]) -> Method:
+        arguments = [p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        injected = {"draw", "arithmetic"}
+        hints = typing.get_type_hints(build, include_extras=True)
+        parameters = [_parameter(a, hints[a.name]) for a in arguments if a.name not in injected]
+        names = {a.name for a in arguments}
+        made = Method(
+            name=build.__name__,
+            build=build,
+            parameters={parameter.name: parameter for parameter in parameters},
+            base=base,
+            models=models,
+            version=version,
+            paper=paper,
+            doc=inspect.cleandoc(build.__doc__ or ""),
+            takes_draw="draw" in names,
+            takes_arithmetic="arithmetic" in names,
+        )
+        known = _METHODS.get(made.name)
+        if known is not None and known.build.__module__ != build.__module__:
+            raise UsageError("E502", f"method {made.name!r} is declared by {known.build.__module__} and {build.__module__}")
+        _METHODS[made.name] = made
+        return made
+
+    return declare
+
+
+def _parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
+    import pydantic
+
+    per_model = typing.get_origin(hint) is Annotated and hint.__metadata__[-1] == _PER_MODEL
+    annotation = typing.get_args(typing.get_args(hint)[0])[0] if per_model else hint
+    adapter = pydantic.TypeAdapter(annotation)
+    required = argument.default is inspect.Parameter.empty
+    return Parameter(
+        name=argument.name.rstrip("_"),
+        argument=argument.name,
+        annotation=annotation,
+        per_model=per_model,
+        required=required,
+        default=None if required else argument.default,
+        description=adapter.json_schema().get("description", ""),
+        adapter=adapter,
+    )
+
+
+def methods() -> Mapping[str, Method]:
+    """Every known method by name: the files of `mergec/ops/methods`, then installed plugins.
+
+    A plugin is an entry point of group `mergec.methods` that names a module which declares methods.
+    """
+    from mergec.ops import methods as folder
+
+    for module in sorted(module.name for module in pkgutil.iter_modules(folder.__path__)):
+        importlib.import_module(f"{folder.__name__}.{module}")
+    for entry_point in importlib.metadata.entry_points(group="mergec.methods"):
+        entry_point.load()
+    return dict(sorted(_METHODS.items()))
+
+
+def find_method(name: str) -> Method:
+    """The method of that name; raises UsageError (E200) with the nearest name."""
+    known = methods()
+    if name not in known:
+        raise UsageError("E200", f"unknown merge method {name!r}", did_you_mean(name, known))
+    return known[name]
+
+
+def load_plugin(path: Path) -> None:
+    """Import a Python file that declares methods (`--plugin file.py`)."""
+    spec = importlib.util.spec_from_file_location(f"mergec_plugin_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError("E502", f"no plugin file {path}")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))

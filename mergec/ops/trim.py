@@ -1,0 +1,224 @@
+"""Trim: keep a share of a delta's entries - the largest, all but both tails, at random, or at random by rank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from mergec.graph import Node
+from mergec.ops import random
+from mergec.ops.registry import Draw, ParameterError, Reducer, Tile, op
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Density = Annotated[float, Field(ge=0, le=1, description="share of a delta's entries that is kept")]
+Gamma = Annotated[float, Field(ge=0, le=1, description="share of the largest entries that is dropped as outliers")]
+Epsilon = Annotated[
+    float, Field(ge=0, lt=1, description="half the spread of keep probabilities: density - epsilon to density + epsilon")
+]
+
+
+def keep_count(density: float, entries: int) -> int:
+    """How many of n entries a density keeps: int(density * n), at least one unless the density is 0.
+
+    >>> keep_count(0.5, 5), keep_count(0.1, 4), keep_count(0.0, 4), keep_count(1.0, 4)
+    (2, 1, 0, 4)
+    """
+    return min(entries, max(1, int(density * entries))) if density > 0 else 0
+
+
+def trim_magnitude(delta: Node, density: float) -> Node:
+    """Keep the largest entries by magnitude: exactly `keep_count` of them, equal ones by lowest flat index.
+
+    [3, -1, 2, 0] at density 0.5 is [3, 0, 2, 0]; [1, -1, 1, 1] at 0.5 is [1, -1, 0, 0].
+    """
+    kept = keep_count(density, delta.type.numel)
+    return trim(delta, cut(delta, counts=(0, kept)))
+
+
+def trim_outliers(delta: Node, density: float, gamma: float, may_be_empty: bool = False) -> Node:
+    """Drop the int(gamma * n) largest entries, then keep the next int(density * n): both tails go.
+
+    Fewer outliers are dropped where otherwise too few entries would be left. At least one entry is kept unless
+    the density is 0; the peer keeps none of a tiny tensor (`may_be_empty`).
+    Model Breadcrumbs, arXiv:2312.06795.
+    """
+    entries = delta.type.numel
+    kept = int(density * entries) if may_be_empty else keep_count(density, entries)
+    if density >= 1:
+        return delta
+    outliers = min(int(gamma * entries), entries - kept)
+    return trim(delta, cut(delta, counts=(outliers, outliers + kept)))
+
+
+def trim_random(delta: Node, density: float, slot: int, draw: Draw) -> Node:
+    """Keep each entry with probability `density`, independently (DARE, arXiv:2311.03099)."""
+    return drop(delta, density=density, seed=draw.seed, stream=draw.stream, slot=slot)
+
+
+def trim_ranked(delta: Node, density: float, epsilon: float, slot: int, draw: Draw) -> tuple[Node, Node | None]:
+    """Keep each entry with a probability that grows with its rank in its row (DELLA, arXiv:2406.11617).
+
+    Returns the trimmed delta and the probabilities, None where nothing is drawn (density 0 or 1).
+    """
+    if density >= 1:
+        return delta, None
+    if density <= 0:
+        return trim_random(delta, 0.0, slot, draw), None
+    if not 0 < density - epsilon <= density + epsilon < 1:
+        low, high = density - epsilon, density + epsilon
+        raise ParameterError(
+            "epsilon",
+            f"keep probabilities would run from {low:.6g} to {high:.6g}, expected both inside (0, 1)",
+            f"epsilon must be below {min(density, 1 - density):.6g} at density {density:.6g}",
+        )
+    chance = rank(delta, density=density, epsilon=epsilon)
+    return drop_ranked(delta, chance, seed=draw.seed, stream=draw.stream, slot=slot), chance
+
+
+class Cut(Reducer):
+    """Where a ranking by magnitude is cut: for each count k the k-th largest |delta| and the last index kept at it.
+
+    Larger magnitudes come first, equal ones by lowest flat index. The result is (magnitude, index) per count:
+    an entry is among the first k if it is larger, or equal and its index is not above.
+    """
+
+    def __init__(self, counts: tuple[int, ...]) -> None:
+        self._ranks = [_Rank(k) for k in counts]
+        self._seen = 0
+
+    def update(self, delta: Tensor) -> None:
+        for rank in self._ranks:
+            rank.update(delta, self._seen)
+        self._seen += delta.numel()
+
+    def finish(self) -> tuple[float, ...] | None:
+        entries, self._seen = self._seen, 0
+        for rank in self._ranks:
+            rank.end_sweep(entries)
+        if any(rank.found is None for rank in self._ranks):
+            return None
+        return tuple(number for rank in self._ranks for number in rank.found or ())
+
+
+class _Rank:
+    """The search for the k-th largest magnitude, exact and without sorting.
+
+    The bits of a float without its sign are ordered like its magnitude. They are counted digit by digit (16 bits)
+    from the top: after each sweep over the tensor one more digit of the wanted entry is known. If the cut goes
+    through equal magnitudes, one more sweep finds the index of the last one that is kept.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.found: tuple[float, float] | None = None if k else (float("inf"), -1.0)
+        self._left = k  # entries still to be kept among those that share the known digits
+        self._digits = -1  # the digits known so far, -1 for none
+        self._shift = -1  # bits below the digit that is being counted
+        self._counts: Tensor | None = None
+        self._magnitude: float | None = None
+        self._last = -1
+
+    def update(self, delta: Tensor, start: int) -> None:
+        if self.found is not None:
+            return
+        if self._magnitude is not None:
+            self._find_tie(delta, start)
+            return
+        import torch
+
+        self._dtype = delta.dtype
+        integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[delta.dtype.itemsize]
+        if self._shift < 0:
+            self._shift = delta.dtype.itemsize * 8 - 16
+        digits = delta.abs().view(integers) >> self._shift
+        if self._digits >= 0:
+            digits = digits[(digits >> 16) == self._digits] & 0xFFFF
+        counts = torch.bincount(digits.to(torch.int32), minlength=1 << 16)
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def _find_tie(self, delta: Tensor, start: int) -> None:
+        if self._left:
+            tied = (delta.abs() == self._magnitude).nonzero().flatten()
+            taken = min(self._left, tied.numel())
+            self._last = start + int(tied[taken - 1]) if taken else self._last
+            self._left -= taken
+
+    def end_sweep(self, entries: int) -> None:
+        if self.found is not None:
+            return
+        if self._magnitude is not None:
+            self.found = (self._magnitude, float(self._last))
+        elif self._narrow():
+            self.found = (self._magnitude or 0.0, float(entries))
+
+    def _narrow(self) -> bool:
+        """Learn one more digit; true when it was the last one and no tie is cut."""
+        import torch
+
+        assert self._counts is not None
+        from_top = self._counts.flip(0).cumsum(0)
+        place = int((from_top < self._left).sum())
+        digit = self._counts.numel() - 1 - place
+        self._left -= int(from_top[place - 1]) if place else 0
+        self._digits = (max(self._digits, 0) << 16) | digit
+        tied, self._counts = int(self._counts[digit]), None
+        if self._shift:
+            self._shift -= 16
+            return False
+        integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self._dtype.itemsize]
+        self._magnitude = float(torch.tensor(self._digits, dtype=integers).view(self._dtype))
+        return self._left == tied
+
+
+cut = op("reduce", "delta -> scalar", scratch_bytes=24, name="cut")(Cut)
+
+
+@op("map", "delta scalar -> delta", scratch_bytes=16)
+def trim(delta: Tensor, cuts: tuple[float, ...], *, tile: Tile) -> Tensor:
+    """Keep the entries ranked from the first cut to the second, set the others to zero."""
+    low_magnitude, low_last, high_magnitude, high_last = cuts
+    magnitude = delta.abs()
+    kept = _ranked_before(magnitude, high_magnitude, high_last, tile)
+    if low_magnitude != float("inf"):
+        kept &= ~_ranked_before(magnitude, low_magnitude, low_last, tile)
+    return delta.masked_fill(~kept, 0)
+
+
+def _ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile) -> Tensor:
+    if last >= tile.stop:
+        return magnitude >= threshold
+    if last < tile.start:
+        return magnitude > threshold
+    return (magnitude > threshold) | ((magnitude == threshold) & (tile.index() <= last))
+
+
+@op("map", "delta -> delta", scratch_bytes=40)
+def drop(delta: Tensor, *, density: float, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+    """Keep each entry with probability `density`, to a resolution of 2**-24."""
+    draws = random.uniform(tile.index(), random.key(seed, stream, tile.name, slot))
+    return delta.masked_fill(draws >= round(density * random.LEVELS), 0)
+
+
+@op("map", "delta probability -> delta", scratch_bytes=40)
+def drop_ranked(delta: Tensor, chance: Tensor, *, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+    """Keep each entry with its own probability."""
+    draws = random.uniform(tile.index(), random.key(seed, stream, tile.name, slot))
+    return delta.masked_fill(draws.to(chance.dtype) >= chance * random.LEVELS, 0)
+
+
+@op("row", "delta -> probability", scratch_bytes=28)
+def rank(delta: Tensor, *, density: float, epsilon: float) -> Tensor:
+    """Keep probabilities by rank of magnitude within each row, float32, rows x entries.
+
+    From density - epsilon for the smallest to density + epsilon for the largest, in even steps; equal magnitudes
+    rank by lowest index; a row of one entry has probability `density`.
+    """
+    import torch
+
+    rows, width = delta.shape
+    order = delta.abs().argsort(dim=-1, descending=True, stable=True)
+    steps = torch.linspace(1, -1, width, dtype=torch.float64) if width > 1 else torch.zeros(1, dtype=torch.float64)
+    chances = (density + epsilon * steps).to(torch.float32).to(delta.device)
+    return torch.empty_like(order, dtype=torch.float32).scatter_(-1, order, chances.expand(rows, width))

@@ -1,0 +1,169 @@
+"""Bind a recipe to its method: the models' roles, the settings' types, and every way in which they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mergec.errors import Place, Problem, UsageError, count, did_you_mean
+from mergec.ops.registry import Method, Parameter, find_method, methods
+from mergec.recipe.document import Path
+from mergec.recipe.schema import Recipe
+from mergec.recipe.settings import Choice, read_setting
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model's part in the merge: which entry names it, whether it is the base, and its own settings.
+
+    `slot` numbers the models beside the base in the recipe's order; the base has None.
+    """
+
+    reference: str
+    place: Place
+    label: str
+    slot: int | None
+    settings: Mapping[str, tuple[Choice, ...]]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A recipe that fits its method. `inputs` are in the order in which a method takes them: the base first, if any."""
+
+    recipe: Recipe
+    method: Method
+    inputs: tuple[Input, ...]
+    settings: Mapping[str, tuple[Choice, ...]]
+    warnings: tuple[Problem, ...]
+
+    @property
+    def is_mergekit(self) -> bool:
+        return self.recipe.compat == "mergekit"
+
+
+def bind(recipe: Recipe) -> tuple[Bound | None, list[Problem]]:
+    """The recipe with typed settings, and all problems; None if the method is unknown."""
+    try:
+        method = find_method(recipe.merge_method)
+    except UsageError as error:
+        return None, [error.at(recipe.document.place(("merge_method",)))]
+    binder = _Binder(recipe, method)
+    inputs = binder.inputs()
+    settings = binder.settings(recipe.parameters, ("parameters",), shared=True)
+    problems = [problem for problem in binder.problems if problem.is_error]
+    warnings = tuple(problem for problem in binder.problems if not problem.is_error)
+    return Bound(recipe, method, tuple(inputs), settings, warnings), problems
+
+
+class _Binder:
+    def __init__(self, recipe: Recipe, method: Method) -> None:
+        self.recipe = recipe
+        self.method = method
+        self.document = recipe.document
+        self.problems: list[Problem] = []
+
+    def inputs(self) -> list[Input]:
+        self._check_duplicates()
+        self._check_tokenizer_source()
+        takes_base = self.method.base == "origin"
+        inputs: list[Input] = []
+        base = self.recipe.base_model
+        if base is not None and (takes_base or base not in [entry.model for entry in self.recipe.models]):
+            inputs.append(self._base(base, takes_base))
+        elif takes_base:
+            what = f"{self.method.name} takes deltas from a base, and the recipe has no 'base_model'"
+            self.problems.append(Problem(self.document.place(("merge_method",)), "E210", what, "add base_model: MODEL"))
+        slot = sum(1 for known in inputs if known.slot is not None)
+        for number, entry in enumerate(self.recipe.models):
+            path: Path = ("models", number)
+            settings = self.settings(entry.parameters, (*path, "parameters"), shared=False)
+            if takes_base and entry.model == base:
+                self._note_base_settings(settings, path)
+                continue
+            place = self.document.place((*path, "model"))
+            inputs.append(Input(entry.model, place, f"models[{number}]", slot, settings))
+            slot += 1
+        self._check_count(len([known for known in inputs if known.slot is not None]))
+        if not takes_base:
+            inputs.sort(key=lambda known: known.label == "base_model")  # an unlisted base comes last, as in mergekit
+            inputs = [Input(i.reference, i.place, i.label, slot, i.settings) for slot, i in enumerate(inputs)]
+        return inputs
+
+    def _base(self, base: str, takes_base: bool) -> Input:
+        place = self.document.place(("base_model",))
+        if not takes_base:
+            what = f"base_model is not listed under 'models', so {self.method.name} takes it as one more model"
+            hint = "list it to give it settings of its own, or remove it"
+            self.problems.append(Problem(place, "W210", what, hint))
+        return Input(base, place, "base_model", None if takes_base else 0, {})
+
+    def _note_base_settings(self, settings: Mapping[str, Any], path: Path) -> None:
+        if settings:
+            what = f"settings of the base model have no effect in {self.method.name}: deltas are taken from it"
+            self.problems.append(Problem(self.document.place((*path, "parameters")), "W211", what, "remove them"))
+
+    def _check_duplicates(self) -> None:
+        first: dict[str, int] = {}
+        for number, entry in enumerate(self.recipe.models):
+            if entry.model in first:
+                place = self.document.place(("models", number, "model"))
+                before = self.document.place(("models", first[entry.model], "model"))
+                what = f"the model '{entry.model}' is listed twice, first on line {before.line}"
+                self.problems.append(Problem(place, "E212", what, "add up the weights and list it once"))
+            first.setdefault(entry.model, number)
+
+    def _check_tokenizer_source(self) -> None:
+        source = self.recipe.tokenizer_source
+        place = self.document.place(("tokenizer_source",))
+        if source is None or source in self.recipe.references:
+            return
+        if source == "base" and self.recipe.base_model is None:
+            self.problems.append(Problem(place, "E213", "tokenizer_source is 'base', and the recipe has no 'base_model'"))
+        elif source == "union":
+            what = "found 'union' for 'tokenizer_source', which is not supported yet, expected 'base' or a model"
+            self.problems.append(Problem(place, "E105", what, "all models must share one vocabulary for now"))
+        elif source != "base":
+            hint = did_you_mean(source, ["base", *self.recipe.references])
+            what = f"found '{source}' for 'tokenizer_source', expected 'base' or a model of this recipe"
+            self.problems.append(Problem(place, "E213", what, hint))
+
+    def _check_count(self, found: int) -> None:
+        low, high = self.method.models
+        if found >= low and (high is None or found <= high):
+            return
+        wanted = f"exactly {low}" if low == high else f"at least {low}" if found < low else f"at most {high}"
+        beside = " beside the base" if self.method.base == "origin" else ""
+        what = f"{self.method.name} merges {wanted} {'model' if low == high == 1 else 'models'}{beside}, found {count(found, 'model')}"
+        self.problems.append(Problem(self.document.place(("models",)), "E211", what))
+
+    def settings(self, written: Mapping[str, Any], path: Path, shared: bool) -> dict[str, tuple[Choice, ...]]:
+        result: dict[str, tuple[Choice, ...]] = {}
+        for name, value in written.items():
+            parameter = self.method.parameters.get(name)
+            if parameter is None:
+                self._unknown(name, (*path, name))
+            elif not parameter.per_model and not shared:
+                self._misplaced(parameter, (*path, name))
+            else:
+                setting = read_setting(parameter, value, self.document, (*path, name))
+                if isinstance(setting, list):
+                    self.problems += setting
+                else:
+                    result[name] = setting
+        return result
+
+    def _unknown(self, name: str, path: Path) -> None:
+        what = f"{self.method.name} has no parameter '{name}'"
+        others = [other.name for other in methods().values() if name in other.parameters]
+        if others and not did_you_mean(name, self.method.parameters).startswith("did"):
+            hint = f"it belongs to {', '.join(others[:3])}; mergekit ignores it here, so removing it changes nothing"
+        else:
+            hint = did_you_mean(name, self.method.parameters)
+        code = "W202" if self.recipe.compat else "E202"
+        self.problems.append(Problem(self.document.key_place(path), code, what, hint))
+
+    def _misplaced(self, parameter: Parameter, path: Path) -> None:
+        what = f"'{parameter.name}' holds for the whole merge and has no effect under one model"
+        code = "W203" if self.recipe.compat else "E203"
+        self.problems.append(Problem(self.document.key_place(path), code, what, "move it to the top-level 'parameters:'"))

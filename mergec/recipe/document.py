@@ -1,0 +1,225 @@
+"""YAML text to plain values, with the line and column of every key and value; refuses what is not a plain mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from mergec.errors import Place, Problem, RecipeError
+
+Path: TypeAlias = tuple[str | int, ...]
+
+MAX_TEXT_BYTES = 256 * 1024
+_MAX_VALUES = 20_000
+_MAX_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed recipe: `value` is plain dicts, lists and scalars; places are keyed by path, `("models", 0, "model")`."""
+
+    file: str
+    text: str
+    value: Mapping[str, Any]
+    values: Mapping[Path, Place]
+    keys: Mapping[Path, Place]
+
+    def place(self, path: Path) -> Place:
+        """Where the value at a path stands; the nearest value around it if the path does not exist."""
+        while path and path not in self.values:
+            path = path[:-1]
+        return self.values.get(path, Place(self.file, 1, 1))
+
+    def key_place(self, path: Path) -> Place:
+        """Where the key of an entry stands."""
+        return self.keys.get(path) or self.place(path)
+
+    def with_value(self, dotted: str, value: Any) -> Document:
+        """A copy with the value at a dotted path replaced or added (`--set models.0.parameters.weight=0.3`)."""
+        path = tuple(int(part) if part.isdecimal() else part for part in dotted.split("."))
+        place = Place(f"--set {dotted}", 1, 1)
+        kept = {known: where for known, where in self.values.items() if known[: len(path)] != path}
+        added = {tuple(path[:depth]): self.values.get(path[:depth], place) for depth in range(1, len(path))}
+        changed = dict.fromkeys(_paths(value, path), place)
+        return replace(
+            self,
+            value=_replaced(self.value, path, value, place),
+            values=added | kept | changed,
+            keys={**self.keys, path: place},
+        )
+
+
+def parse(text: str, file: str) -> Document:
+    """Parse one YAML document. Raises RecipeError with codes E001 to E009."""
+    if len(text.encode()) > MAX_TEXT_BYTES:
+        raise _refuse(Place(file, 1, 1), "E009", f"the recipe is larger than {MAX_TEXT_BYTES // 1024} KiB")
+    root = _compose(text, file)
+    reader = _Reader(file)
+    value = reader.read(root, (), 0) if root is not None else None
+    if not isinstance(value, dict):
+        found = "nothing" if value is None else f"a {type(value).__name__}"
+        reader.problems.append(
+            Problem(Place(file, 1, 1), "E002", f"found {found}, expected a mapping such as 'merge_method: ties'")
+        )
+    if reader.problems:
+        raise RecipeError(reader.problems)
+    return Document(file, text, value, reader.values, reader.keys)
+
+
+def parse_value(text: str) -> Any:
+    """One YAML value, as it would be read inside a recipe (`--set`)."""
+    root = _compose(text, "--set")
+    reader = _Reader("--set")
+    value = reader.read(root, (), 0) if root is not None else None
+    if reader.problems:
+        raise RecipeError(reader.problems)
+    return value
+
+
+def _refuse(place: Place, code: str, what: str, hint: str = "") -> RecipeError:
+    return RecipeError([Problem(place, code, what, hint)])
+
+
+def _compose(text: str, file: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
+        if "expected a single document" in str(error):
+            raise _refuse(place, "E003", "found a second YAML document, expected one recipe per file") from None
+        raise _refuse(place, "E001", f"not YAML: {error.problem or error.context}", _yaml_hint(text)) from None
+    except (YAMLError, ValueError) as error:
+        raise _refuse(Place(file, 1, 1), "E001", f"not YAML: {str(error).splitlines()[0]}", _yaml_hint(text)) from None
+    except RecursionError:
+        raise _refuse(Place(file, 1, 1), "E009", "the recipe is nested too deeply") from None
+
+
+def _yaml_hint(text: str) -> str:
+    return "YAML is indented with spaces, never tabs" if "\t" in text else "check indentation, quotes and colons here"
+
+
+class _Reader:
+    """Turns YAML nodes into plain values, noting places, and refuses what a recipe cannot hold."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.values: dict[Path, Place] = {}
+        self.keys: dict[Path, Place] = {}
+        self.problems: list[Problem] = []
+        self._count = 0
+        self._open: list[Any] = []
+
+    def read(self, node: Any, path: Path, depth: int) -> Any:
+        place = self._place(node)
+        self.values[path] = place
+        self._count += 1
+        if self._count > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise _refuse(place, "E009", "the recipe expands to too many values", "are aliases (*name) nested?")
+        if any(node is outer for outer in self._open):
+            raise _refuse(place, "E009", "an alias refers to the value it stands in")
+        self._open.append(node)
+        try:
+            if isinstance(node.value, str):
+                return self._scalar(node, place)
+            if node.tag.endswith(":map"):
+                return self._mapping(node, path, depth)
+            if node.tag.endswith(":seq"):
+                return [self.read(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
+            self._problem(place, "E006", f"found the tag {node.tag}, expected plain YAML", "remove the tag")
+            return None
+        finally:
+            self._open.pop()
+
+    def _mapping(self, node: Any, path: Path, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            place = self._place(key_node)
+            if key_node.tag.endswith(":merge"):
+                merged |= self._merge(value_node, path, depth)
+                continue
+            key = key_node.value
+            if not isinstance(key, str) or not key_node.tag.endswith((":str", ":value")):
+                self._problem(place, "E005", f"found {_shown(key)} as a key, expected a name", "quote it if it is a name")
+                continue
+            if key in result:
+                first = self.keys[(*path, key)]
+                self._problem(place, "E004", f"the key '{key}' stands twice, first on line {first.line}", "remove one")
+                continue
+            self.keys[(*path, key)] = place
+            result[key] = self.read(value_node, (*path, key), depth + 1)
+        return {**{key: value for key, value in merged.items() if key not in result}, **result}
+
+    def _merge(self, node: Any, path: Path, depth: int) -> dict[str, Any]:
+        """The entries a YAML merge key (`<<: *shared`) brings in; written entries win over them."""
+        nodes = node.value if node.tag.endswith(":seq") else [node]
+        merged: dict[str, Any] = {}
+        for source in reversed(nodes):
+            value = self.read(source, (*path, "<<"), depth + 1)
+            if not isinstance(value, dict):
+                self._problem(self._place(source), "E005", "found a merge key whose value is not a mapping")
+                continue
+            merged |= value
+            for key_node, value_node in source.value:
+                self.keys.setdefault((*path, key_node.value), self._place(key_node))
+                self.values.setdefault((*path, key_node.value), self._place(value_node))
+        return merged
+
+    def _scalar(self, node: Any, place: Place) -> Any:
+        kind = node.tag.rpartition(":")[2]
+        text: str = node.value
+        try:
+            if kind == "null":
+                return None
+            if kind == "bool":
+                return text.lower() in ("true", "yes", "on")
+            if kind == "int":
+                return int(text.replace("_", ""), 0)
+            if kind == "float":
+                return _float(text)
+        except ValueError:
+            return text
+        if kind not in ("str", "value", "timestamp", "merge"):
+            self._problem(place, "E006", f"found the tag {node.tag}, expected plain YAML", "remove the tag")
+        return text
+
+    def _place(self, node: Any) -> Place:
+        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def _problem(self, place: Place, code: str, what: str, hint: str = "") -> None:
+        self.problems.append(Problem(place, code, what, hint))
+
+
+def _float(text: str) -> float:
+    named = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+    return float(named.get(text.lower(), text.replace("_", "")))
+
+
+def _shown(key: Any) -> str:
+    return repr(key) if isinstance(key, str) else "a list or mapping"
+
+
+def _paths(value: Any, path: Path) -> Iterator[Path]:
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _paths(item, (*path, key))
+
+
+def _replaced(value: Any, path: Path, new: Any, place: Place) -> Any:
+    """A copy of nested values with the one at a path replaced; missing mappings on the way are made."""
+    if not path:
+        return new
+    head, rest = path[0], path[1:]
+    if isinstance(value, list):
+        if not isinstance(head, int) or head >= len(value):
+            raise _refuse(place, "E501", f"'{head}' is not an entry of a list of {len(value)}", "count from 0")
+        return [_replaced(item, rest, new, place) if i == head else item for i, item in enumerate(value)]
+    if value is not None and not isinstance(value, dict):
+        raise _refuse(place, "E501", f"'{head}' is inside a plain value, expected a mapping or a list")
+    return {**(value or {}), str(head): _replaced((value or {}).get(str(head)), rest, new, place)}

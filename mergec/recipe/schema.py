@@ -1,0 +1,108 @@
+"""The recipe language on one page: frozen models of what a user may write; anything else is an error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+
+from mergec.recipe.document import Document
+
+_SCALAR = {"type": ["number", "boolean", "string"]}
+_VALUE = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1, "description": "a gradient over layers"}]}
+_CHOICE = {
+    "type": "object",
+    "properties": {
+        "value": _VALUE,
+        "filter": {"type": "string", "description": "applies to tensors whose name contains this; left out: to all"},
+    },
+    "required": ["value"],
+    "additionalProperties": False,
+}
+SETTING_SCHEMA: dict[str, Any] = {
+    "description": "a value, a list of knots over the layers, or a list of {filter, value} of which the first match wins",
+    "anyOf": [*_VALUE["anyOf"], _CHOICE, {"type": "array", "items": _CHOICE, "minItems": 1}],
+}
+
+Dtype: TypeAlias = Annotated[
+    Literal["bfloat16", "float16", "float32", "float64"],
+    BeforeValidator(lambda value: value.removeprefix("torch.") if isinstance(value, str) else value),
+]
+ModelReference: TypeAlias = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Settings: TypeAlias = dict[str, Annotated[Any, WithJsonSchema(SETTING_SCHEMA)]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class ModelEntry(_Strict):
+    """One model of a merge and the settings that hold for it alone."""
+
+    model: ModelReference = Field(description="a folder, a .safetensors file, or a Hugging Face id with optional @revision")
+    parameters: Settings = Field(default={}, description="settings for this model; they win over the top level's")
+
+
+class Recipe(_Strict):
+    """A merge recipe."""
+
+    merge_method: str = Field(description="how the models are merged; `mergec methods` lists the methods")
+    models: list[ModelEntry] = Field(min_length=1, description="the models, in order")
+    base_model: ModelReference | None = Field(
+        default=None, description="the model that deltas are taken from; it also gives config and tokenizer"
+    )
+    parameters: Settings = Field(default={}, description="settings for all models and for the method")
+    dtype: Dtype | None = Field(default=None, description="what inputs are cast to before they are merged")
+    out_dtype: Dtype | None = Field(default=None, description="what the result is stored as; left out: dtype, or as the inputs")
+    compute_dtype: Literal["float32", "float64"] | None = Field(
+        default=None, description="what the arithmetic is done in; left out: float32, or float64 for float64 inputs"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**64, description="what random methods draw from, with tensor and model")
+    tokenizer_source: ModelReference | None = Field(
+        default=None, description="`base` or one of the models: whose tokenizer files are copied"
+    )
+    compat: Literal["mergekit"] | None = Field(
+        default=None, description="`mergekit`: that tool's arithmetic where it differs, and its unknown parameters as warnings"
+    )
+    name: str | None = Field(default=None, min_length=1, description="a name for the merge; free text")
+    metadata: Any = Field(default=None, description="anything you want to keep with the recipe")
+
+    _document: Document
+
+    @property
+    def document(self) -> Document:
+        """The text this recipe was read from, with the place of every value."""
+        return self._document
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The distinct models in the order in which the recipe names them, the base first."""
+        named = [self.base_model] if self.base_model else []
+        return tuple(dict.fromkeys(named + [entry.model for entry in self.models]))
+
+
+def json_schema() -> dict[str, Any]:
+    """The language as JSON Schema, the methods' names and parameters included, for editors."""
+    from mergec.ops.registry import methods
+
+    schema = Recipe.model_json_schema()
+    known = methods()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "mergec recipe"
+    schema["properties"]["merge_method"]["enum"] = list(known)
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"merge_method": {"const": name}}},
+            "then": {
+                "properties": {
+                    "parameters": {"properties": {p.name: _setting_schema(p.description) for p in method.parameters.values()}}
+                }
+            },
+        }
+        for name, method in known.items()
+    ]
+    return schema
+
+
+def _setting_schema(description: str) -> dict[str, Any]:
+    return {**SETTING_SCHEMA, "description": description}
