@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class Plan(graph.Plan):
     """A plan that can run itself."""
 
-    def run(self, out: str | Path, *, device: str = "auto", force: bool = False, report: Report | None = None) -> Result:
+    def run(
+        self, out: str | Path, *, device: str = "auto", force: bool = False, report: Report | None = None
+    ) -> Result:
         """Merge into the folder `out`; see `mergec.execute.run.run`."""
         from mergec.execute.run import run
 

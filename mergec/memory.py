@@ -98,7 +98,5 @@ def _evaluated(
     def emit(start: int, tile: Tensor) -> None:
         result[start : start + tile.numel()] = tile
 
-    evaluate(
-        kind, nodes, name=name, entries=result.numel(), tile=LARGEST_TILE, load=load, emit=emit, device=device
-    )
+    evaluate(kind, nodes, name=name, entries=result.numel(), tile=LARGEST_TILE, load=load, emit=emit, device=device)
     return result.view(shape)

@@ -38,7 +38,9 @@ class _Lazy(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _COMMANDS:
             from mergec.errors import did_you_mean
 

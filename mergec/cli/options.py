@@ -56,7 +56,9 @@ RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
 def plan_options(command: F) -> F:
     """What every command that compiles a recipe takes."""
     options = [
-        click.option("--set", "overrides", type=Override(), multiple=True, help="Replace a value, e.g. parameters.density=0.3."),
+        click.option(
+            "--set", "overrides", type=Override(), multiple=True, help="Replace a value, e.g. parameters.density=0.3."
+        ),
         click.option("--seed", type=click.IntRange(min=0), help="Short for --set seed=N."),
         click.option("--shard-size", type=Size(), help="Largest output file, e.g. 5GB or 5GiB.  [default: 5GB]"),
         click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one per core]"),

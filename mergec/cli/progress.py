@@ -73,7 +73,8 @@ class _Totals:
 
     def text(self) -> str:
         share = 100 * self.written_bytes / self.all_bytes if self.all_bytes else 100
-        return f"{share:3.0f} %  {self.tensors} of {self.all_tensors} tensors, {self.rates()}, {self.left_seconds:.0f} s left"
+        done = f"{share:3.0f} %  {self.tensors} of {self.all_tensors} tensors"
+        return f"{done}, {self.rates()}, {self.left_seconds:.0f} s left"
 
 
 def _rate(size: float, seconds: float) -> str:

@@ -42,7 +42,8 @@ def check(recipe: Path, overrides: tuple[tuple[str, str], ...], seed: int | None
         return 0
     for warning in plan.warnings:
         click.echo(warning, err=True)
-    click.echo(f"{recipe}: ok, {count(len(plan.outputs), 'tensor')} from {count(len(plan.models), 'model')}; no weights were read")
+    made = f"{count(len(plan.outputs), 'tensor')} from {count(len(plan.models), 'model')}"
+    click.echo(f"{recipe}: ok, {made}; no weights were read")
     return 0
 
 

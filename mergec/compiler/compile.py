@@ -44,7 +44,9 @@ def compile_recipe(path: str | Path, overrides: Sequence[tuple[str, str]] = (), 
     return compile_document(read_document(Path(path), overrides), overrides, options)
 
 
-def compile_document(document: Document, overrides: Sequence[tuple[str, str]] = (), options: Options = Options()) -> Plan:
+def compile_document(
+    document: Document, overrides: Sequence[tuple[str, str]] = (), options: Options = Options()
+) -> Plan:
     return compile_analysis(analyse(document), overrides, options)
 
 
@@ -173,5 +175,3 @@ def _listed(names: list[str]) -> str:
     folded = fold(names)
     more = f" and {len(folded) - 3} more groups" if len(folded) > 3 else ""
     return f"{count(len(names), 'tensor')}: {', '.join(folded[:3])}{more}"
-
-

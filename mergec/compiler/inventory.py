@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergec.compiler.names import Layer, fold, has_vocabulary, is_embedding, is_head, layer_counts_of, layers_of, natural
+from mergec.compiler.names import (
+    Layer,
+    fold,
+    has_vocabulary,
+    is_embedding,
+    is_head,
+    layer_counts_of,
+    layers_of,
+    natural,
+)
 from mergec.errors import InputError, Place, Problem, count, did_you_mean
 from mergec.graph import ModelUse
 from mergec.io import hub
@@ -70,10 +79,10 @@ def open_models(references: Mapping[str, Place], folder: Path) -> tuple[dict[str
     return models, problems
 
 
-def open_model(reference: str, folder: Path, place: Place = Place("", 1, 1)) -> Model:
+def open_model(reference: str, folder: Path, place: Place | None = None) -> Model:
     """Open one model: a path beside the recipe, then in the current folder, then a hub id. Raises InputError."""
     checkpoint, found = _open(reference, folder)
-    return Model(reference, place, found, checkpoint)
+    return Model(reference, place or Place(reference, 1, 1), found, checkpoint)
 
 
 def _open(reference: str, folder: Path) -> tuple[Checkpoint, str]:
@@ -83,7 +92,9 @@ def _open(reference: str, folder: Path) -> tuple[Checkpoint, str]:
             return open_checkpoint(start / path), "" if path.is_absolute() else found
     if "+" in reference and not reference.startswith((".", "/", "~")):
         raise InputError(
-            "E105", f"'{reference}' adds an adapter to a model, which is not supported yet", "merge it into its model first"
+            "E105",
+            f"'{reference}' adds an adapter to a model, which is not supported yet",
+            "merge it into its model first",
         )
     if not _HUB_ID.fullmatch(reference) or hub.is_offline():
         raise InputError("E300", _not_found(reference, folder), _near(path, folder))
@@ -164,7 +175,9 @@ def _differences(
     yield from _shapes(first, expected, model, found, unequal)
     for name in expected:
         if name in found and _mixes_integers(expected[name], found[name]):
-            what = f"'{model.reference}' has {name} as {found[name].dtype}, '{first.reference}' as {expected[name].dtype}"
+            what = (
+                f"'{model.reference}' has {name} as {found[name].dtype}, '{first.reference}' as {expected[name].dtype}"
+            )
             yield Problem(model.place, "E324", what, "integers are copied, so all models must agree")
 
 
@@ -204,8 +217,11 @@ def _shapes(
     for (ours, theirs), names in list(groups.items())[:_MOST_LISTED]:
         listed = ", ".join(fold(names)[:3])
         if all(map(has_vocabulary, names)) and ours[1:] == theirs[1:]:
-            what = f"'{model.reference}' has a vocabulary of {theirs[0]:,} rows in {listed}, '{first.reference}' has {ours[0]:,}"
-            yield Problem(model.place, "E321", what, "give the models one vocabulary: add the missing tokens, or resize")
+            sizes = f"has {theirs[0]:,} rows in {listed}, '{first.reference}' has {ours[0]:,}"
+            what = f"the vocabularies differ: '{model.reference}' {sizes}"
+            yield Problem(
+                model.place, "E321", what, "give the models one vocabulary: add the missing tokens, or resize"
+            )
         else:
             what = f"'{model.reference}' has {listed} of shape {list(theirs)}, '{first.reference}' of {list(ours)}"
             yield Problem(model.place, "E323", what, "models of one architecture and size can be merged")

@@ -20,7 +20,7 @@ from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.basic import cast, load
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
 from mergec.recipe.bind import Bound, Input
-from mergec.recipe.settings import NoValue, Resolved, Scope, resolve
+from mergec.recipe.settings import NoValueError, Resolved, Scope, resolve
 
 _MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
@@ -48,7 +48,7 @@ class Values:
 
 
 def resolve_tensor(bound: Bound, name: str, row: Sequence[TensorRef], t: float) -> Values:
-    """Every parameter's value for one output tensor. Raises NoValue for the first required one without a value.
+    """Every parameter's value for one output tensor. Raises NoValueError for the first required one without a value.
 
     Settings of a model are filtered by that model's tensor name, shared ones by the output's; an embedding that
     stands in for a tied head goes by the head's name.
@@ -68,7 +68,7 @@ def resolve_tensor(bound: Bound, name: str, row: Sequence[TensorRef], t: float) 
     )
 
 
-class _Unset(NoValue):
+class _UnsetError(NoValueError):
     def __init__(self, parameter: Parameter, input: Input | None) -> None:
         self.parameter, self.input = parameter, input
 
@@ -76,8 +76,8 @@ class _Unset(NoValue):
 def _resolve(parameter: Parameter, scopes: list[Scope], t: float, input: Input | None) -> Resolved:
     try:
         return resolve(parameter, scopes, t)
-    except NoValue:
-        raise _Unset(parameter, input) from None
+    except NoValueError:
+        raise _UnsetError(parameter, input) from None
 
 
 def lower(bound: Bound, inventory: Inventory) -> tuple[list[Lowered], Graph, list[Problem]]:
@@ -97,7 +97,7 @@ class _Lowering:
         self.bound = bound
         self.graph = Graph()
         self._roots: dict[Any, tuple[Node, tuple[int, ...]]] = {}
-        self._unset: dict[tuple[str, str], tuple[_Unset, list[str]]] = {}
+        self._unset: dict[tuple[str, str], tuple[_UnsetError, list[str]]] = {}
         self._refused: dict[tuple[Place, str], tuple[ParameterError, list[str]]] = {}
         recipe = bound.recipe
         self._draw = Draw(recipe.seed, bound.method.stream)
@@ -109,7 +109,7 @@ class _Lowering:
             return Lowered(name, root, (row[0],))
         try:
             values = resolve_tensor(self.bound, name, row, t)
-        except _Unset as unset:
+        except _UnsetError as unset:
             who = unset.input.label if unset.input else ""
             self._unset.setdefault((unset.parameter.name, who), (unset, []))[1].append(name)
             return None
@@ -135,7 +135,11 @@ class _Lowering:
         recipe, method = self.bound.recipe, self.bound.method
         stored = [ref.dtype for ref in row]
         given = recipe.dtype or promoted(stored)
-        compute = given if self.bound.is_mergekit else recipe.compute_dtype or ("float64" if given == "float64" else "float32")
+        compute = (
+            given
+            if self.bound.is_mergekit
+            else recipe.compute_dtype or ("float64" if given == "float64" else "float32")
+        )
         loads = [self._load(slot, ref, recipe.dtype, compute) for slot, ref in enumerate(row)]
         base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.slot is None), None)
         models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if one.slot is not None]
@@ -170,7 +174,7 @@ class _Lowering:
             found.append(Problem(place, "E206", f"{what} (for {_some(names)})", error.hint))
         return found
 
-    def _unset_problem(self, unset: _Unset, names: list[str]) -> Problem:
+    def _unset_problem(self, unset: _UnsetError, names: list[str]) -> Problem:
         name = unset.parameter.name
         if unset.input is None:
             place, whom = self.bound.recipe.document.place(("merge_method",)), ""
@@ -200,5 +204,3 @@ def widens(narrow: str, wide: str) -> bool:
 def _some(names: Sequence[str]) -> str:
     listed = fold(names)
     return listed[0] if len(listed) == 1 else f"{listed[0]} and {len(names) - 1:,} more"
-
-

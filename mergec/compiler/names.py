@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole dotted component that is a number
 _DIGITS = re.compile(r"(\d+)")
@@ -22,7 +23,8 @@ _EMBEDDINGS = (
 _MIN_SHARED_SUFFIXES = 3
 
 
-class Layer(NamedTuple):
+@dataclass(frozen=True)
+class Layer:
     """A position in a layer stack: `model.layers`, 3 of 32."""
 
     stack: str

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import natural
 from mergec.errors import InputError
-from mergec.graph import Kind, KindClass, Memory, Node, Output, Shard, Step, walk
+from mergec.graph import Kind, KindClass, Memory, Node, Output, Step, walk
 from mergec.io.checkpoint import SINGLE_NAME
+from mergec.io.layout import Shard
 from mergec.io.tensors import ITEM_BYTES, header_bytes
 from mergec.ops.registry import OPS
 
@@ -58,9 +59,7 @@ def _sweep(ends: list[Node], ready: dict[int, int], number: int) -> tuple[Step, 
     return tuple(
         Step(
             node.index,
-            tuple(
-                sorted({s.index for s in node.inputs if s.type.space != "scalar" and last_use[s.index] == position})
-            ),
+            tuple(sorted({s.index for s in node.inputs if s.type.space != "scalar" and last_use[s.index] == position})),
         )
         for position, node in enumerate(order)
     )

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mergec.compiler.inventory import Inventory, Model
-from mergec.graph import Output, Shard, SideFile
+from mergec.graph import Output
 from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file
+from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import FLOATS, ITEM_BYTES
 from mergec.ops.registry import Method
 from mergec.recipe.schema import Recipe
@@ -41,7 +42,9 @@ def side_files(
     files.append(SideFile("README.md", text=_card(recipe, method, recipe_text)))
     copied = sorted(file.name for file in files if file.source)
     if copied:
-        whence = donor.reference if donor is tokenizer else f"{donor.reference}, the tokenizer from {tokenizer.reference}"
+        whence = (
+            donor.reference if donor is tokenizer else f"{donor.reference}, the tokenizer from {tokenizer.reference}"
+        )
         notes.append(f"copied from {whence}: {', '.join(copied)}")
     return tuple(sorted(files, key=lambda file: file.name)), notes
 

@@ -14,8 +14,6 @@ from mergec.io.checkpoint import Checkpoint
 from mergec.io.tensors import FLOATS
 from mergec.recipe.settings import Resolved
 
-_MOST_GRAPHS = 1
-
 
 def size_text(size: float) -> str:
     """Bytes for people: 1,536 is 1.5 kB."""
@@ -60,7 +58,9 @@ def _shard_count(plan: Plan, number: int) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows with aligned columns, indented."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _work_rows(plan: Plan) -> list[tuple[str, ...]]:
@@ -72,7 +72,7 @@ def _work_rows(plan: Plan) -> list[tuple[str, ...]]:
         "row": "blocks of whole rows",
         "whole": "one tensor at a time",
     }
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind_class, text in how.items():
         outputs = [output for output in plan.outputs if plan.kinds[output.kind].kind_class == kind_class]
         if outputs:
@@ -82,18 +82,18 @@ def _work_rows(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def _graphs(plan: Plan) -> list[str]:
-    """The graphs of the largest kinds, with the tensors that share each."""
+    """The graph that makes most bytes, with the tensors that share it, and how many others there are."""
     members: dict[int, list[Output]] = {}
     for output in plan.outputs:
         members.setdefault(output.kind, []).append(output)
-    largest = sorted(members, key=lambda kind: (-sum(o.end - o.begin for o in members[kind]), kind))
-    lines = [count(len(members), "graph") + (f", the one that makes most bytes:" if len(members) > _MOST_GRAPHS else ":")]
-    for number in largest[:_MOST_GRAPHS]:
-        names = fold(output.name for output in members[number])
-        more = f" and {len(names) - 2} more groups" if len(names) > 2 else ""
-        lines.append(f"  {', '.join(names[:2])}{more}")
-        lines += [f"    {line}" for line in listing(plan.root(plan.kinds[number]))]
-    return lines
+    if not members:
+        return []
+    largest = max(members, key=lambda kind: (sum(o.end - o.begin for o in members[kind]), -kind))
+    names = fold(output.name for output in members[largest])
+    more = f" and {count(len(names) - 2, 'more group')}" if len(names) > 2 else ""
+    which = "" if len(members) == 1 else ", the one that makes most bytes"
+    lines = [f"{count(len(members), 'graph')}{which}: {', '.join(names[:2])}{more}"]
+    return lines + [f"  {line}" for line in listing(plan.root(plan.kinds[largest]))]
 
 
 def find_output(plan: Plan, name: str) -> Output:
@@ -101,7 +101,9 @@ def find_output(plan: Plan, name: str) -> Output:
     for output in plan.outputs:
         if output.name == name:
             return output
-    raise UsageError("E405", f"the result has no tensor '{name}'", did_you_mean(name, [o.name for o in plan.outputs][:5000]))
+    raise UsageError(
+        "E405", f"the result has no tensor '{name}'", did_you_mean(name, [o.name for o in plan.outputs][:5000])
+    )
 
 
 def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
@@ -109,7 +111,11 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
     output, bound = find_output(plan, name), analysis.bound
     kind, shard = plan.kinds[output.kind], plan.shards[output.shard]
     row, layer = analysis.inventory.rows[name], analysis.inventory.layers.get(name)
-    where = f"layer {layer.index} of {layer.count} in {layer.stack}, t = {layer.t:.4g}" if layer else "outside the layers, t = 0"
+    where = (
+        f"layer {layer.index} of {layer.count} in {layer.stack}, t = {layer.t:.4g}"
+        if layer
+        else "outside the layers, t = 0"
+    )
     lines = [
         name,
         *_table(
@@ -119,7 +125,10 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
                 ("layer", where),
                 ("method", f"{plan.method}: {bound.method.summary}"),
                 ("formula", _formula(bound.method.doc)),
-                ("class", f"{kind.kind_class}, {count(len(kind.passes), 'sweep')}" if kind.kind_class != "copy" else "copy"),
+                (
+                    "class",
+                    f"{kind.kind_class}, {count(len(kind.passes), 'sweep')}" if kind.kind_class != "copy" else "copy",
+                ),
             ]
         ),
         "",
@@ -205,7 +214,13 @@ def inspect_text(reference: str, checkpoint: Checkpoint) -> str:
 def _fact(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {item:,}" for key, item in value.items())
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        f"{value:,}"
+        if isinstance(value, int) and not isinstance(value, bool)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def inspect_facts(reference: str, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -235,5 +250,3 @@ def _with_shapes(checkpoint: Checkpoint) -> list[str]:
     for name, ref in checkpoint.tensors.items():
         groups.setdefault((ref.dtype, ref.shape), []).append(name)
     return [f"{text} {dtype}{list(shape)}" for (dtype, shape), names in groups.items() for text in fold(names)]
-
-

@@ -76,7 +76,7 @@ def _sweep(
     load: Load,
     scalars: dict[int, tuple[float, ...]],
     reducers: dict[int, Reducer],
-) -> Tensor:
+) -> Any:
     """One tile through the steps of a pass; returns the value of the last."""
     live: dict[int, Any] = {}
     value: Any = None
@@ -99,7 +99,7 @@ def _apply(node: Node, inputs: list[Any], tile: Tile, reducers: dict[int, Reduce
     if node.op_class == "reduce":
         return reducers[node.index].update(*inputs)
     op = OPS[node.op]
-    attrs = dict(node.attrs)
+    attrs: dict[str, Any] = dict(node.attrs)
     if op.takes_tile:
         attrs["tile"] = tile
     if op.op_class == "row":

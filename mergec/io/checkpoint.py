@@ -170,7 +170,11 @@ def read_json(path: Path, **default: Any) -> Any:
 
 def _side_files(folder: Path) -> dict[str, str]:
     entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    return {entry.name: str(entry) for entry in entries if entry.is_file() and is_side_file(entry.name, entry.stat().st_size)}
+    return {
+        entry.name: str(entry)
+        for entry in entries
+        if entry.is_file() and is_side_file(entry.name, entry.stat().st_size)
+    }
 
 
 def is_side_file(name: str, size_bytes: int) -> bool:

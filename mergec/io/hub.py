@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def _read_header(path: str, file_bytes: int) -> Header:
 def _range(path: str, begin: int, end: int) -> bytes:
     """Bytes [begin, end) of a file on the hub."""
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
     repo, commit, name = _parts(path)
     headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}"}

@@ -54,7 +54,9 @@ def check_space(folder: Path, needed_bytes: int) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise UsageError("E402", f"the result takes {needed_bytes / 1e9:,.2f} GB, {folder} has {free / 1e9:,.2f} GB free")
+        raise UsageError(
+            "E402", f"the result takes {needed_bytes / 1e9:,.2f} GB, {folder} has {free / 1e9:,.2f} GB free"
+        )
 
 
 def aside(out: Path) -> Path:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Weight = Annotated[float, Field(allow_inf_nan=False, description="how much of the model goes into the merge")]
 Normalize = Annotated[bool, Field(description="divide by the sum of the weights that took part")]
-Lambda = Annotated[float, Field(allow_inf_nan=False, description="factor on the merged delta before it is added to the base")]
+Lambda = Annotated[
+    float, Field(allow_inf_nan=False, description="factor on the merged delta before it is added to the base")
+]
 Int8Mask = Annotated[
     bool, Field(description="accepted for mergekit's recipes: sign masks take one byte here anyway, no number changes")
 ]

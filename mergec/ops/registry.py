@@ -68,8 +68,8 @@ class Reducer:
     Its result is a tuple of Python floats and must not depend on where the tiles were cut.
     """
 
-    def update(self, *tiles: Tensor) -> None:
-        raise NotImplementedError
+    update: Callable[..., None]
+    """Takes the next tile of each input."""
 
     def finish(self) -> tuple[float, ...] | None:
         """The result, or None to be fed all tiles once more."""
@@ -110,7 +110,9 @@ class Op:
         return nodes[0].type.space if self.name == "cast" else self.output
 
     def _check(self, nodes: Sequence[Node]) -> None:
-        expected = list(self.inputs) + [self.variadic] * (len(nodes) - len(self.inputs)) if self.variadic else self.inputs
+        expected = (
+            list(self.inputs) + [self.variadic] * (len(nodes) - len(self.inputs)) if self.variadic else self.inputs
+        )
         found = [node.type.space for node in nodes]
         if self.name != "cast" and list(expected) != found:
             raise SpaceError(f"{self.name} takes {' '.join(map(str, expected))}, got {' '.join(found)}")
@@ -273,7 +275,9 @@ def method(
         )
         known = _METHODS.get(made.name)
         if known is not None and known.build.__module__ != build.__module__:
-            raise UsageError("E502", f"method {made.name!r} is declared by {known.build.__module__} and {build.__module__}")
+            raise UsageError(
+                "E502", f"method {made.name!r} is declared by {known.build.__module__} and {build.__module__}"
+            )
         _METHODS[made.name] = made
         return made
 

@@ -21,8 +21,8 @@ NormRescale = Annotated[
 Rescale = Annotated[
     bool | Literal["inverse_prob", "l1", "none"],
     Field(
-        description="after dropping at random, divide by the keep probability (inverse_prob, true), restore the delta's "
-        "L1 norm (l1; true under compat: mergekit) or leave it (none, false)"
+        description="after dropping at random, divide by the keep probability (inverse_prob, true), restore the "
+        "delta's L1 norm (l1; true under compat: mergekit) or leave it (none, false)"
     ),
 ]
 Rule: TypeAlias = Literal["inverse_prob", "l1", "none"]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Density = Annotated[float, Field(ge=0, le=1, description="share of a delta's entries that is kept")]
 Gamma = Annotated[float, Field(ge=0, le=1, description="share of the largest entries that is dropped as outliers")]
 Epsilon = Annotated[
-    float, Field(ge=0, lt=1, description="half the spread of keep probabilities: density - epsilon to density + epsilon")
+    float,
+    Field(ge=0, lt=1, description="half the spread of keep probabilities: density - epsilon to density + epsilon"),
 ]
 
 
@@ -140,7 +141,7 @@ class _Rank:
 
     def _find_tie(self, delta: Tensor, start: int) -> None:
         if self._left:
-            tied = (delta.abs() == self._magnitude).nonzero().flatten()
+            tied = delta.abs().eq(self._magnitude or 0.0).nonzero().flatten()
             taken = min(self._left, tied.numel())
             self._last = start + int(tied[taken - 1]) if taken else self._last
             self._left -= taken

@@ -119,7 +119,9 @@ class _Binder:
         if source is None or source in self.recipe.references:
             return
         if source == "base" and self.recipe.base_model is None:
-            self.problems.append(Problem(place, "E213", "tokenizer_source is 'base', and the recipe has no 'base_model'"))
+            self.problems.append(
+                Problem(place, "E213", "tokenizer_source is 'base', and the recipe has no 'base_model'")
+            )
         elif source == "union":
             what = "found 'union' for 'tokenizer_source', which is not supported yet, expected 'base' or a model"
             self.problems.append(Problem(place, "E105", what, "all models must share one vocabulary for now"))
@@ -132,9 +134,10 @@ class _Binder:
         low, high = self.method.models
         if found >= low and (high is None or found <= high):
             return
-        wanted = f"exactly {low}" if low == high else f"at least {low}" if found < low else f"at most {high}"
+        bound = "exactly" if low == high else "at least" if found < low else "at most"
+        wanted = count(low if found < low or high is None else high, "model")
         beside = " beside the base" if self.method.base == "origin" else ""
-        what = f"{self.method.name} merges {wanted} {'model' if low == high == 1 else 'models'}{beside}, found {count(found, 'model')}"
+        what = f"{self.method.name} merges {bound} {wanted}{beside}, found {count(found, 'model')}"
         self.problems.append(Problem(self.document.place(("models",)), "E211", what))
 
     def settings(self, written: Mapping[str, Any], path: Path, shared: bool) -> dict[str, tuple[Choice, ...]]:
@@ -166,4 +169,6 @@ class _Binder:
     def _misplaced(self, parameter: Parameter, path: Path) -> None:
         what = f"'{parameter.name}' holds for the whole merge and has no effect under one model"
         code = "W203" if self.recipe.compat else "E203"
-        self.problems.append(Problem(self.document.key_place(path), code, what, "move it to the top-level 'parameters:'"))
+        self.problems.append(
+            Problem(self.document.key_place(path), code, what, "move it to the top-level 'parameters:'")
+        )

@@ -17,7 +17,7 @@ _MAX_DEPTH = 32
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed recipe: `value` is plain dicts, lists and scalars; places are keyed by path, `("models", 0, "model")`."""
+    """A parsed recipe: plain dicts, lists and scalars, and places keyed by path, `("models", 0, "model")`."""
 
     file: str
     text: str
@@ -62,7 +62,7 @@ def parse(text: str, file: str) -> Document:
         reader.problems.append(
             Problem(Place(file, 1, 1), "E002", f"found {found}, expected a mapping such as 'merge_method: ties'")
         )
-    if reader.problems:
+    if reader.problems or not isinstance(value, dict):
         raise RecipeError(reader.problems)
     return Document(file, text, value, reader.values, reader.keys)
 
@@ -145,14 +145,17 @@ class _Reader:
                 continue
             key = key_node.value
             if not isinstance(key, str) or not key_node.tag.endswith((":str", ":value")):
-                self._problem(place, "E005", f"found {_shown(key)} as a key, expected a name", "quote it if it is a name")
+                self._problem(
+                    place, "E005", f"found {_shown(key)} as a key, expected a name", "quote it if it is a name"
+                )
                 continue
+            here: Path = (*path, key)
             if key in result:
-                first = self.keys[(*path, key)]
+                first = self.keys[here]
                 self._problem(place, "E004", f"the key '{key}' stands twice, first on line {first.line}", "remove one")
                 continue
-            self.keys[(*path, key)] = place
-            result[key] = self.read(value_node, (*path, key), depth + 1)
+            self.keys[here] = place
+            result[key] = self.read(value_node, here, depth + 1)
         return {**{key: value for key, value in merged.items() if key not in result}, **result}
 
     def _merge(self, node: Any, path: Path, depth: int) -> dict[str, Any]:

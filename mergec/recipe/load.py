@@ -147,4 +147,3 @@ def _drop(value: Any, path: Path) -> bool:
         del value[path[-1]]
         return path[-1] != "model"
     return False
-

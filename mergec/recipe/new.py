@@ -53,10 +53,19 @@ def method_text(method: Method) -> str:
     low, high = method.models
     models = f"{low}" if low == high else f"{low} or more"
     base = " and a base_model" if method.base == "origin" else ""
-    lines = [f"{method.name} (version {method.version})  {method.paper}", "", method.doc, "", f"takes {models} model(s){base}"]
+    lines = [
+        f"{method.name} (version {method.version})  {method.paper}",
+        "",
+        method.doc,
+        "",
+        f"takes {models} model(s){base}",
+    ]
     lines += ["", "parameters"]
     for parameter in method.parameters.values():
         scope = "per model" if parameter.per_model else "shared"
         default = "required" if parameter.required else f"default {_yaml(parameter.default)}"
-        lines += [f"  {parameter.name:<10} {expectation(parameter)}; {default}; {scope}", f"  {'':<10} {parameter.description}"]
+        lines += [
+            f"  {parameter.name:<10} {expectation(parameter)}; {default}; {scope}",
+            f"  {'':<10} {parameter.description}",
+        ]
     return "\n".join(lines)

@@ -9,7 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from mergec.recipe.document import Document
 
 _SCALAR = {"type": ["number", "boolean", "string"]}
-_VALUE = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1, "description": "a gradient over layers"}]}
+_VALUE = {
+    "anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1, "description": "a gradient over layers"}]
+}
 _CHOICE = {
     "type": "object",
     "properties": {
@@ -20,7 +22,7 @@ _CHOICE = {
     "additionalProperties": False,
 }
 SETTING_SCHEMA: dict[str, Any] = {
-    "description": "a value, a list of knots over the layers, or a list of {filter, value} of which the first match wins",
+    "description": "a value, knots over the layers, or a list of {filter, value} of which the first match wins",
     "anyOf": [*_VALUE["anyOf"], _CHOICE, {"type": "array", "items": _CHOICE, "minItems": 1}],
 }
 
@@ -39,7 +41,9 @@ class _Strict(BaseModel):
 class ModelEntry(_Strict):
     """One model of a merge and the settings that hold for it alone."""
 
-    model: ModelReference = Field(description="a folder, a .safetensors file, or a Hugging Face id with optional @revision")
+    model: ModelReference = Field(
+        description="a folder, a .safetensors file, or a Hugging Face id with optional @revision"
+    )
     parameters: Settings = Field(default={}, description="settings for this model; they win over the top level's")
 
 
@@ -53,7 +57,9 @@ class Recipe(_Strict):
     )
     parameters: Settings = Field(default={}, description="settings for all models and for the method")
     dtype: Dtype | None = Field(default=None, description="what inputs are cast to before they are merged")
-    out_dtype: Dtype | None = Field(default=None, description="what the result is stored as; left out: dtype, or as the inputs")
+    out_dtype: Dtype | None = Field(
+        default=None, description="what the result is stored as; left out: dtype, or as the inputs"
+    )
     compute_dtype: Literal["float32", "float64"] | None = Field(
         default=None, description="what the arithmetic is done in; left out: float32, or float64 for float64 inputs"
     )
@@ -62,7 +68,8 @@ class Recipe(_Strict):
         default=None, description="`base` or one of the models: whose tokenizer files are copied"
     )
     compat: Literal["mergekit"] | None = Field(
-        default=None, description="`mergekit`: that tool's arithmetic where it differs, and its unknown parameters as warnings"
+        default=None,
+        description="`mergekit`: that tool's arithmetic where it differs, and its unknown parameters as warnings",
     )
     name: str | None = Field(default=None, min_length=1, description="a name for the merge; free text")
     metadata: Any = Field(default=None, description="anything you want to keep with the recipe")
@@ -95,7 +102,9 @@ def json_schema() -> dict[str, Any]:
             "if": {"properties": {"merge_method": {"const": name}}},
             "then": {
                 "properties": {
-                    "parameters": {"properties": {p.name: _setting_schema(p.description) for p in method.parameters.values()}}
+                    "parameters": {
+                        "properties": {p.name: _setting_schema(p.description) for p in method.parameters.values()}
+                    }
                 }
             },
         }

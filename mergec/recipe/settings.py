@@ -60,7 +60,7 @@ class Resolved(NamedTuple):
     choice: Choice | None
 
 
-class NoValue(LookupError):
+class NoValueError(LookupError):
     """A required parameter has no value for a tensor."""
 
 
@@ -71,11 +71,13 @@ def resolve(parameter: Parameter, scopes: Sequence[Scope], t: float) -> Resolved
             if choice.matches(scope.tensor):
                 return Resolved(choice.at(t), choice)
     if parameter.required:
-        raise NoValue(parameter.name)
+        raise NoValueError(parameter.name)
     return Resolved(parameter.default, None)
 
 
-def read_setting(parameter: Parameter, value: Any, document: Document, path: Path) -> tuple[Choice, ...] | list[Problem]:
+def read_setting(
+    parameter: Parameter, value: Any, document: Document, path: Path
+) -> tuple[Choice, ...] | list[Problem]:
     """The choices a setting is made of, typed by its parameter, or everything that is wrong with it."""
     problems: list[Problem] = []
     choices = tuple(_choices(parameter, value, document, path, problems))
@@ -116,16 +118,22 @@ def _filtered(
     return [Choice(knots, pattern, document.place(place), isinstance(entry["value"], list))] if knots else []
 
 
-def _knots(parameter: Parameter, value: Any, document: Document, path: Path, problems: list[Problem]) -> tuple[Any, ...]:
+def _knots(
+    parameter: Parameter, value: Any, document: Document, path: Path, problems: list[Problem]
+) -> tuple[Any, ...]:
     if value == []:
-        problems.append(Problem(document.place(path), "E207", f"found an empty list for '{parameter.name}'", "remove it"))
+        problems.append(
+            Problem(document.place(path), "E207", f"found an empty list for '{parameter.name}'", "remove it")
+        )
         return ()
     if not isinstance(value, list):
         return _typed(parameter, value, document, path, problems)
     return tuple(k for i, knot in enumerate(value) for k in _typed(parameter, knot, document, (*path, i), problems))
 
 
-def _typed(parameter: Parameter, value: Any, document: Document, path: Path, problems: list[Problem]) -> tuple[Any, ...]:
+def _typed(
+    parameter: Parameter, value: Any, document: Document, path: Path, problems: list[Problem]
+) -> tuple[Any, ...]:
     from pydantic import ValidationError
 
     if isinstance(value, _SCALARS):
@@ -157,6 +165,18 @@ def _option(schema: Mapping[str, Any]) -> str:
     kind = {"number": "a number", "integer": "a whole number", "boolean": "true or false", "null": ""}.get(
         schema.get("type", ""), schema.get("type", "")
     )
-    low = f"[{schema['minimum']:g}" if "minimum" in schema else f"({schema['exclusiveMinimum']:g}" if "exclusiveMinimum" in schema else ""
-    high = f"{schema['maximum']:g}]" if "maximum" in schema else f"{schema['exclusiveMaximum']:g})" if "exclusiveMaximum" in schema else ""
+    low = (
+        f"[{schema['minimum']:g}"
+        if "minimum" in schema
+        else f"({schema['exclusiveMinimum']:g}"
+        if "exclusiveMinimum" in schema
+        else ""
+    )
+    high = (
+        f"{schema['maximum']:g}]"
+        if "maximum" in schema
+        else f"{schema['exclusiveMaximum']:g})"
+        if "exclusiveMaximum" in schema
+        else ""
+    )
     return f"{kind} in {low or '(-inf'}, {high or 'inf)'}" if low or high else kind

@@ -14,5 +14,7 @@ def linear(models: tuple[Node, ...], *, weight: Each[Weight], normalize: Normali
     """
     check_weights(weight, normalize)
     if normalize and not any(weight):
-        raise ParameterError("weight", "every weight is 0, and normalize divides by their sum", "give one model a weight")
+        raise ParameterError(
+            "weight", "every weight is 0, and normalize divides by their sum", "give one model a weight"
+        )
     return average(*models, weights=weight, normalize=normalize)

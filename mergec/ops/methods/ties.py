@@ -25,7 +25,7 @@ def ties(
     """Trim each delta to its largest entries, elect a sign per entry, take the weighted mean of those that agree.
 
     result = base + lambda * sum(agreeing weight_i * d_i) / sum(agreeing weight_i), d_i = trim(x_i - base, density_i).
-    Trim keeps exactly max(1, int(density * n)) entries of a tensor, equal ones by lowest index. A zero vote elects plus.
+    Trim keeps exactly max(1, int(density * n)) entries of a tensor, equal ones by lowest index. A zero vote is a plus.
     """
     deltas = sparsify.largest(base, models, density, rescale)
     return fuse_elected(base, deltas, weight, normalize, lambda_, elect)
