@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def run(
     if as_json:
         click.echo(json.dumps({"event": "done", **vars(result)}, default=str))
     elif not quiet:
-        click.echo(_summary(plan, result))
+        click.echo(_summary(recipe, plan, result))
 
 
 def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Any:
@@ -63,28 +64,23 @@ def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str
         raise UsageError("E504", f"{recipe} is not a plan: {error}", "make one with `mergec plan --json`") from None
 
 
-def _summary(plan: Any, result: Any) -> str:
+def _summary(recipe: Path, plan: Any, result: Any) -> str:
+    """What was made, and what to do with it."""
     from mergec.compiler.text import size_text
     from mergec.errors import count
 
     kept = f"{result.kept} of them kept from an interrupted run, " if result.kept else ""
-    lines = [
-        f"made {result.folder}: {count(result.tensors, 'tensor')}, {kept}{size_text(result.written_bytes)} "
-        f"in {count(len(plan.shards), 'file')}, {result.seconds:.1f} s",
-    ]
+    files = count(len(plan.shards), "file")
+    size = size_text(result.written_bytes)
+    lines = [f"made {result.folder}: {count(result.tensors, 'tensor')}, {kept}{size} in {files}, {result.seconds:.1f} s"]
     if result.moved_aside:
-        lines.append(f"what was there is now {result.moved_aside}")
-    loads = f'AutoModelForCausalLM.from_pretrained("{result.folder}")'
-    lines += [
-        "",
-        "try next",
-        f"  mergec inspect {_quoted(result.folder)}",
-        f"  python -c 'from transformers import AutoModelForCausalLM; print({loads})'",
+        lines.append(f"what was there before is now in {result.moved_aside}")
+    tensor = max(plan.outputs, key=lambda output: output.numel).name if plan.outputs else ""
+    load = f"AutoModelForCausalLM.from_pretrained({str(result.folder)!r})"
+    commands = [
+        ("see how a tensor was made", f"mergec explain {shlex.quote(str(recipe))} {tensor}"),
+        ("see what the result is", f"mergec inspect {shlex.quote(str(result.folder))}"),
+        ("load it in Python", f"from transformers import AutoModelForCausalLM; model = {load}"),
     ]
-    return "\n".join(lines)
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
+    width = max(len(what) for what, _ in commands)
+    return "\n".join([*lines, "try next", *(f"  {what:<{width}}  {command}" for what, command in commands)])
