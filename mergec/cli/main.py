@@ -89,5 +89,5 @@ def _run(argv: list[str] | None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the output was not touched, the same command goes on from here", err=True)
+        click.echo("interrupted", err=True)
         return 130

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,39 +15,27 @@ _UNITS |= {f"{letter}b": size for letter, size in list(_UNITS.items())[2:]}
 _UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", start=1)}
 
 
-class Size(click.ParamType[int]):
-    """A number of bytes: 5GB (decimal), 5GiB (binary), 500M, 5B or 1000000.
-
-    >>> Size().convert("5GB", None, None), Size().convert("1.5GiB", None, None)
-    (5000000000, 1610612736)
-    """
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]*)\s*", value)
-        if not match or match[2].lower() not in _UNITS:
-            self.fail(f"{value!r} is not a size; expected a number with a unit, such as 5GB, 512MiB or 1000000")
-        size = int(float(match[1]) * _UNITS[match[2].lower()])
-        if size <= 0:
-            self.fail(f"{value!r} is not a size; expected more than 0 bytes")
-        return size
+def parse_size(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """A number of bytes: 5GB (decimal), 5GiB (binary), 500M, 5B or 1000000."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]*)\s*", text)
+    size = int(float(match[1]) * _UNITS.get(match[2].lower(), 0)) if match else 0
+    if size <= 0:
+        raise click.BadParameter(
+            f"{text!r} is not a size; expected a number with a unit, such as 5GB, 512MiB or 1000000"
+        )
+    return size
 
 
-class Override(click.ParamType[tuple[str, str]]):
-    """`key=value`, with a dotted key and a YAML value."""
-
-    name = "key=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = value.partition("=")
-        if not equals or not key or not all(key.split(".")):
-            self.fail(f"{value!r} is not key=value; for example parameters.density=0.3 or models.0.parameters.weight=1")
-        return key, text
+def parse_overrides(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """`key=value` pairs, with a dotted key and a YAML value."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (key, equals, _) in zip(texts, pairs, strict=True):
+        if not equals or not all(key.split(".")):
+            example = "parameters.density=0.3 or models.0.parameters.weight=1"
+            raise click.BadParameter(f"{text!r} is not key=value, for example {example}")
+    return tuple((key, value) for key, _, value in pairs)
 
 
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
@@ -57,12 +45,27 @@ def plan_options(command: F) -> F:
     """What every command that compiles a recipe takes."""
     options = [
         click.option(
-            "--set", "overrides", type=Override(), multiple=True, help="Replace a value, e.g. parameters.density=0.3."
+            "--set",
+            "overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=parse_overrides,
+            help="Replace a value, e.g. parameters.density=0.3.",
         ),
         click.option("--seed", type=click.IntRange(min=0), help="Short for --set seed=N."),
-        click.option("--shard-size", type=Size(), help="Largest output file, e.g. 5GB or 5GiB.  [default: 5GB]"),
+        click.option(
+            "--shard-size",
+            metavar="SIZE",
+            callback=parse_size,
+            help="Largest output file, e.g. 5GB or 5GiB.  [default: 5GB]",
+        ),
         click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one per core]"),
-        click.option("--max-memory", type=Size(), help="Ceiling on what the merge allocates, e.g. 512MiB."),
+        click.option(
+            "--max-memory",
+            metavar="SIZE",
+            callback=parse_size,
+            help="Ceiling on what the merge allocates, e.g. 512MiB.",
+        ),
         click.option("--allow-nonfinite", is_flag=True, help="Write NaN and infinity instead of failing."),
         plugin_option,
     ]

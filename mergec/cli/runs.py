@@ -30,7 +30,7 @@ def run(
     quiet: bool,
     as_json: bool,
     **values: Any,
-) -> None:
+) -> int:
     """Merge RECIPE into the folder OUT (by default merged/<recipe name>).
 
     RECIPE may also be a plan printed by `mergec plan --json`.
@@ -43,12 +43,17 @@ def run(
     if not quiet:
         for warning in plan.warnings:
             click.echo(warning, err=True)
-    with show(plan, quiet=quiet, as_json=as_json) as report:
-        result = run_plan(plan, out, device=device, force=force, report=report)
+    try:
+        with show(plan, quiet=quiet, as_json=as_json) as report:
+            result = run_plan(plan, out, device=device, force=force, report=report)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; {out} was not touched, the same command goes on where this one stopped", err=True)
+        return 130
     if as_json:
         click.echo(json.dumps({"event": "done", **vars(result)}, default=str))
     elif not quiet:
         click.echo(_summary(recipe, plan, result))
+    return 0
 
 
 def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Any:
@@ -58,6 +63,10 @@ def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str
 
     if recipe.suffix != ".json":
         return compile_recipe(recipe, overrides, compile_options(values))
+    if overrides or any(values.values()):
+        raise UsageError(
+            "E501", f"{recipe} is a plan, in which everything is decided", "give the options to `mergec plan`"
+        )
     try:
         return Plan.from_json(recipe.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,7 +81,9 @@ def _summary(recipe: Path, plan: Any, result: Any) -> str:
     kept = f"{result.kept} of them kept from an interrupted run, " if result.kept else ""
     files = count(len(plan.shards), "file")
     size = size_text(result.written_bytes)
-    lines = [f"made {result.folder}: {count(result.tensors, 'tensor')}, {kept}{size} in {files}, {result.seconds:.1f} s"]
+    lines = [
+        f"made {result.folder}: {count(result.tensors, 'tensor')}, {kept}{size} in {files}, {result.seconds:.1f} s"
+    ]
     if result.moved_aside:
         lines.append(f"what was there before is now in {result.moved_aside}")
     tensor = max(plan.outputs, key=lambda output: output.numel).name if plan.outputs else ""

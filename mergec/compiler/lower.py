@@ -55,9 +55,7 @@ def resolve_tensor(bound: Bound, name: str, row: Sequence[TensorRef], t: float) 
     """
     shared = Scope(bound.settings, name)
     pairs = zip(bound.inputs, row, strict=True)
-    models = [
-        (one, Scope(one.settings, name if is_head(name) else ref.name)) for one, ref in pairs if one.slot is not None
-    ]
+    models = [(one, Scope(one.settings, name if is_head(name) else ref.name)) for one, ref in pairs if not one.is_base]
     return Values(
         {
             parameter.name: tuple(_resolve(parameter, [own, shared], t, one) for one, own in models)
@@ -141,8 +139,8 @@ class _Lowering:
             else recipe.compute_dtype or ("float64" if given == "float64" else "float32")
         )
         loads = [self._load(slot, ref, recipe.dtype, compute) for slot, ref in enumerate(row)]
-        base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.slot is None), None)
-        models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if one.slot is not None]
+        base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.is_base), None)
+        models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if not one.is_base]
         merged = method(base, models, values, self._draw, self._arithmetic)
         return rewrite(self._exact(cast(merged, dtype=recipe.out_dtype or given)))
 

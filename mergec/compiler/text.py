@@ -153,7 +153,7 @@ def _input_row(analysis: Analysis, output: Output, slot: int) -> tuple[str, ...]
 def _setting_rows(analysis: Analysis, name: str, t: float) -> list[tuple[str, str, str, str]]:
     bound = analysis.bound
     values = resolve_tensor(bound, name, analysis.inventory.rows[name], t)
-    models = [one for one in bound.inputs if one.slot is not None]
+    models = [one for one in bound.inputs if not one.is_base]
     rows = []
     for parameter, found in values.resolved.items():
         if isinstance(found, Resolved):

@@ -148,12 +148,13 @@ def work(
         try:
             for task in [*ordered, *[None] * len(threads)]:
                 crew.put(tasks, task)
-        except BaseException:
-            crew.stop.set()
-            raise
-        finally:
             for thread in threads:
                 thread.join()
+        except BaseException:  # Ctrl-C above all: let the workers end their tile before the files are closed
+            crew.stop.set()
+            for thread in threads:
+                thread.join()
+            raise
     if crew.error is not None:
         raise crew.error
     return crew.read_bytes

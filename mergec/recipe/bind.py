@@ -15,15 +15,12 @@ from mergec.recipe.settings import Choice, read_setting
 
 @dataclass(frozen=True)
 class Input:
-    """A model's part in the merge: which entry names it, whether it is the base, and its own settings.
-
-    `slot` numbers the models beside the base in the recipe's order; the base has None.
-    """
+    """A model's part in the merge: which entry names it, whether deltas are taken from it, and its own settings."""
 
     reference: str
     place: Place
     label: str
-    slot: int | None
+    is_base: bool
     settings: Mapping[str, tuple[Choice, ...]]
 
 
@@ -49,6 +46,8 @@ def bind(recipe: Recipe) -> tuple[Bound | None, list[Problem]]:
     except UsageError as error:
         return None, [error.at(recipe.document.place(("merge_method",)))]
     binder = _Binder(recipe, method)
+    binder.check_duplicates()
+    binder.check_tokenizer_source()
     inputs = binder.inputs()
     settings = binder.settings(recipe.parameters, ("parameters",), shared=True)
     problems = [problem for problem in binder.problems if problem.is_error]
@@ -64,46 +63,38 @@ class _Binder:
         self.problems: list[Problem] = []
 
     def inputs(self) -> list[Input]:
-        self._check_duplicates()
-        self._check_tokenizer_source()
-        takes_base = self.method.base == "origin"
-        inputs: list[Input] = []
-        base = self.recipe.base_model
-        if base is not None and (takes_base or base not in [entry.model for entry in self.recipe.models]):
-            inputs.append(self._base(base, takes_base))
-        elif takes_base:
+        base, takes_base = self.recipe.base_model, self.method.base == "origin"
+        models = []
+        for number, entry in enumerate(self.recipe.models):
+            settings = self.settings(entry.parameters, ("models", number, "parameters"), shared=False)
+            if takes_base and entry.model == base:
+                self._note_base_settings(settings, ("models", number))
+            else:
+                place = self.document.place(("models", number, "model"))
+                models.append(Input(entry.model, place, f"models[{number}]", False, settings))
+        place = self.document.place(("base_model",))
+        if base is None and takes_base:
             what = f"{self.method.name} takes deltas from a base, and the recipe has no 'base_model'"
             self.problems.append(Problem(self.document.place(("merge_method",)), "E210", what, "add base_model: MODEL"))
-        slot = sum(1 for known in inputs if known.slot is not None)
-        for number, entry in enumerate(self.recipe.models):
-            path: Path = ("models", number)
-            settings = self.settings(entry.parameters, (*path, "parameters"), shared=False)
-            if takes_base and entry.model == base:
-                self._note_base_settings(settings, path)
-                continue
-            place = self.document.place((*path, "model"))
-            inputs.append(Input(entry.model, place, f"models[{number}]", slot, settings))
-            slot += 1
-        self._check_count(len([known for known in inputs if known.slot is not None]))
-        if not takes_base:
-            inputs.sort(key=lambda known: known.label == "base_model")  # an unlisted base comes last, as in mergekit
-            inputs = [Input(i.reference, i.place, i.label, slot, i.settings) for slot, i in enumerate(inputs)]
-        return inputs
+        elif base is not None and takes_base:
+            models.insert(0, Input(base, place, "base_model", True, {}))
+        elif base is not None and base not in [entry.model for entry in self.recipe.models]:
+            self._note_unlisted_base(place)
+            models.append(Input(base, place, "base_model", False, {}))
+        self._check_count(sum(not model.is_base for model in models))
+        return models
 
-    def _base(self, base: str, takes_base: bool) -> Input:
-        place = self.document.place(("base_model",))
-        if not takes_base:
-            what = f"base_model is not listed under 'models', so {self.method.name} takes it as one more model"
-            hint = "list it to give it settings of its own, or remove it"
-            self.problems.append(Problem(place, "W210", what, hint))
-        return Input(base, place, "base_model", None if takes_base else 0, {})
+    def _note_unlisted_base(self, place: Place) -> None:
+        what = f"base_model is not listed under 'models', so {self.method.name} takes it as one more model"
+        hint = "list it to give it settings of its own, or remove it"
+        self.problems.append(Problem(place, "W210", what, hint))
 
     def _note_base_settings(self, settings: Mapping[str, Any], path: Path) -> None:
         if settings:
             what = f"settings of the base model have no effect in {self.method.name}: deltas are taken from it"
             self.problems.append(Problem(self.document.place((*path, "parameters")), "W211", what, "remove them"))
 
-    def _check_duplicates(self) -> None:
+    def check_duplicates(self) -> None:
         first: dict[str, int] = {}
         for number, entry in enumerate(self.recipe.models):
             if entry.model in first:
@@ -113,7 +104,7 @@ class _Binder:
                 self.problems.append(Problem(place, "E212", what, "add up the weights and list it once"))
             first.setdefault(entry.model, number)
 
-    def _check_tokenizer_source(self) -> None:
+    def check_tokenizer_source(self) -> None:
         source = self.recipe.tokenizer_source
         place = self.document.place(("tokenizer_source",))
         if source is None or source in self.recipe.references:

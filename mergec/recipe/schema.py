@@ -31,7 +31,10 @@ Dtype: TypeAlias = Annotated[
     BeforeValidator(lambda value: value.removeprefix("torch.") if isinstance(value, str) else value),
 ]
 ModelReference: TypeAlias = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
-Settings: TypeAlias = dict[str, Annotated[Any, WithJsonSchema(SETTING_SCHEMA)]]
+Settings: TypeAlias = Annotated[
+    dict[str, Annotated[Any, WithJsonSchema(SETTING_SCHEMA)]],
+    BeforeValidator(lambda value: {} if value is None else value),  # `parameters:` with nothing under it
+]
 
 
 class _Strict(BaseModel):
