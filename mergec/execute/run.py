@@ -62,8 +62,9 @@ def run(
     """
     out = Path(out)
     start = time.monotonic()
-    check_output(out, [source.path for source in plan.files], force)
+    check_output(out, [model.origin for model in plan.models], force)
     check_space(staging_folder(out).parent, plan.written_bytes - _staged_bytes(out))
+    target = choose_device(device, plan)
     with Journal(staging_folder(out), _identity(plan)) as journal, Staging(staging_folder(out), plan.shards) as staging:
         staging.prepare()
         kept = _verified(plan, journal.done, staging)
@@ -71,7 +72,7 @@ def run(
             journal.record(output.name, journal.done[output.name])
         names = {output.name for output in kept}
         todo = [output for output in plan.outputs if output.name not in names]
-        read_bytes = work(plan, todo, staging, device=device, report=report, finished=journal.record)
+        read_bytes = work(plan, todo, staging, device=target, report=report, finished=journal.record)
         moved = staging.publish(plan.side_files, out, plan.hash())
     seconds = time.monotonic() - start
     return Result(out, len(plan.outputs), len(kept), read_bytes, plan.written_bytes, seconds, moved)
@@ -88,7 +89,8 @@ def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: st
         raise UsageError("E405", f"the plan has no tensor {min(unknown)!r}")
     with Staging(Path(folder), plan.shards) as staging:
         staging.prepare()
-        work(plan, [output for output in plan.outputs if output.name in wanted], staging, device=device)
+        wanted_outputs = [output for output in plan.outputs if output.name in wanted]
+        work(plan, wanted_outputs, staging, device=choose_device(device, plan))
 
 
 def publish(plan: Plan, folder: str | Path, out: str | Path) -> None:
@@ -125,7 +127,7 @@ def work(
     outputs: Sequence[Output],
     staging: Staging,
     *,
-    device: str = "auto",
+    device: Any,
     report: Report | None = None,
     finished: Callable[[str, int], None] | None = None,
 ) -> int:
@@ -134,13 +136,11 @@ def work(
     A bounded queue hands out tensors in the order of the input files; the first failure stops all workers.
     """
     ordered = sorted(outputs, key=lambda output: _reading_place(plan, output))
-    needs_torch = any(plan.kinds[output.kind].kind_class != "copy" for output in ordered)
     tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
     crew = _Crew(plan, staging, report, finished)
-    with Reader((source.path, source.file_bytes) for source in plan.files) as reader, _torch_threads(plan, needs_torch):
-        target = choose_device(device) if needs_torch else "cpu"
+    with Reader((source.path, source.file_bytes) for source in plan.files) as reader, _torch_threads(plan):
         threads = [
-            threading.Thread(target=crew.work, args=(tasks, reader, target), name=f"worker-{number}", daemon=True)
+            threading.Thread(target=crew.work, args=(tasks, reader, device), name=f"worker-{number}", daemon=True)
             for number in range(min(plan.memory.workers, max(1, len(ordered))))
         ]
         for thread in threads:
@@ -166,9 +166,9 @@ def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
 
 
 @contextmanager
-def _torch_threads(plan: Plan, needs_torch: bool) -> Iterator[None]:
+def _torch_threads(plan: Plan) -> Iterator[None]:
     """Share the cores among the workers instead of letting each use them all."""
-    if not needs_torch:
+    if not _computes(plan):
         yield
         return
     import torch
@@ -181,8 +181,15 @@ def _torch_threads(plan: Plan, needs_torch: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def choose_device(wanted: str) -> Any:
+def _computes(plan: Plan) -> bool:
+    """Whether anything is computed at all: a plan of copies runs without torch."""
+    return any(kind.kind_class != "copy" for kind in plan.kinds)
+
+
+def choose_device(wanted: str, plan: Plan) -> Any:
     """The torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; raises UsageError if it is not there (E503)."""
+    if not _computes(plan):
+        return "cpu"
     import torch
 
     if wanted == "auto":
