@@ -133,32 +133,34 @@ def _refuse_quantised(reference: str, checkpoint: Checkpoint) -> None:
 def line_up(models: list[Model]) -> tuple[Inventory, list[Problem]]:
     """Line tensors up by name over the models that are merged; the first is the one others are compared with."""
     first = models[0]
-    tied = [model for model in models if model.is_tied]
-    drop_head = len(tied) == len(models)
-    tables = [_table(model, drop_head, len(tied) < len(models)) for model in models]
+    head = next((model.head for model in models if model.head and not model.is_tied), None)
+    tables = [_table(model, head) for model in models]
     names = sorted({name for table in tables for name in table}, key=natural)
     counts = set.union(*(layer_counts_of(model.checkpoint.config) for model in models))
-    layers = layers_of(names, counts)
     problems: list[Problem] = []
     for model, table in zip(models[1:], tables[1:], strict=True):
         problems += _differences(first, tables[0], model, table, counts)
     rows = {} if problems else {name: tuple(table[name] for table in tables) for name in names}
-    heads = [f"{model.reference}: {model.head}" for model in models if drop_head and model.head]
-    dropped = tuple(f"{head} is tied to the input embedding and not stored again" for head in heads)
-    mixed = 0 < len(tied) < len(models)
-    return Inventory({model.reference: model for model in models}, rows, layers, dropped, mixed), problems
+    dropped = tuple(
+        f"{model.reference}: the stored {model.head} is not used, the config ties it to the input embedding"
+        for model in models
+        if model.is_tied and model.head
+    )
+    mixed = head is not None and any(model.is_tied for model in models)
+    by_reference = {model.reference: model for model in models}
+    return Inventory(by_reference, rows, layers_of(names, counts), dropped, mixed), problems
 
 
-def _table(model: Model, drop_head: bool, needs_head: bool) -> dict[str, TensorRef]:
-    """A model's tensors by output name: without its head if all are tied, with the embedding as head if only it is."""
+def _table(model: Model, head: str | None) -> dict[str, TensorRef]:
+    """A model's tensors by output name.
+
+    A tied model's own head is left out; where others have a head of their own, its embedding stands in for it.
+    """
     table = dict(model.checkpoint.tensors)
-    if not model.is_tied:
-        return table
-    head, embedding = model.head, model.embedding
-    if head is not None:
-        del table[head]
-    if needs_head and not drop_head and embedding is not None:
-        table[head or "lm_head.weight"] = embedding
+    if model.is_tied:
+        table.pop(model.head or "", None)
+        if head is not None and model.embedding is not None:
+            table[head] = model.embedding
     return table
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mergec.graph import Attr, Graph, Node, walk
-from mergec.ops.registry import OPS
+from mergec.ops.op import OPS
 
 Rewrite = Callable[[Node], "Node | None"]
 

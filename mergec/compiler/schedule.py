@@ -12,7 +12,7 @@ from mergec.graph import Kind, KindClass, Memory, Node, Output, Step, walk
 from mergec.io.checkpoint import SINGLE_NAME
 from mergec.io.layout import Shard
 from mergec.io.tensors import ITEM_BYTES, header_bytes
-from mergec.ops.registry import OPS
+from mergec.ops.op import OPS
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 LARGEST_TILE = 1 << 18

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mergec.graph import Kind, Node, Step
-from mergec.ops.registry import OPS, Reducer, Tile
+from mergec.ops.op import OPS, Reducer, Tile
 
 if TYPE_CHECKING:
     from torch import Tensor

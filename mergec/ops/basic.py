@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mergec.graph import Graph, Node, TensorType
-from mergec.ops.registry import op
+from mergec.ops.op import op
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from mergec.ops.registry import op
+from mergec.ops.op import op
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,8 @@ from pydantic import Field
 from mergec.graph import Node
 from mergec.ops.basic import rounded, weigh
 from mergec.ops.elect import elect, total
-from mergec.ops.registry import ParameterError, op
+from mergec.ops.op import op
+from mergec.ops.registry import ParameterError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +83,7 @@ def fuse_agreeing(
         agrees = torch.where(plus, delta > 0, delta < 0)
         merged += delta * agrees
         if normalize:
-            mass += agrees * rounded(weight, base)
+            mass.add_(agrees, alpha=rounded(weight, base))
     merged, mass = merged.to(base.dtype), mass.to(base.dtype)
     if normalize:
         merged = merged / mass.masked_fill(mass == 0, 1)

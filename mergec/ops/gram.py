@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mergec.ops.registry import Reducer, op
+from mergec.ops.op import Reducer, op
 from mergec.ops.tree import TreeSum, wide
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`@op` and `@method`: declare an op or a merge method once, and read everything else from its signature."""
+"""`@method`: declare a merge method once; parameters, checks and documentation are read from its signature."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from mergec.errors import UsageError, did_you_mean
-from mergec.graph import Attr, Node, OpClass, Space, TensorType
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from mergec.graph import Node
+from mergec.ops.op import OPS, Op, Reducer, SpaceError, Tile, op  # noqa: F401
 
 T = TypeVar("T")
 _PER_MODEL = "per model"
@@ -30,131 +28,12 @@ def each(value: T) -> Any:
     return value
 
 
-class SpaceError(TypeError):
-    """An op was given a value of the wrong space, shape or dtype: an error in a method, not in a recipe."""
-
-
 class ParameterError(ValueError):
     """A method refuses the values it was given; `parameter` names the one to point at."""
 
     def __init__(self, parameter: str, what: str, hint: str = "") -> None:
         self.parameter, self.what, self.hint = parameter, what, hint
         super().__init__(what)
-
-
-# ------------------------------------------------------------------------------------------------- ops
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Where a tile lies in its tensor: entries [start, stop) of the flattened tensor called `name`."""
-
-    name: str
-    start: int
-    stop: int
-    row: int
-    device: Any = "cpu"
-
-    def index(self) -> Tensor:
-        """The flat index of every entry of the tile, int64."""
-        import torch
-
-        return torch.arange(self.start, self.stop, device=self.device)
-
-
-class Reducer:
-    """The kernel of a reduce op: fed every tile of a tensor in order, as often as it asks for.
-
-    Its result is a tuple of Python floats and must not depend on where the tiles were cut.
-    """
-
-    update: Callable[..., None]
-    """Takes the next tile of each input."""
-
-    def finish(self) -> tuple[float, ...] | None:
-        """The result, or None to be fed all tiles once more."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Op:
-    """A named operation; calling it on nodes adds a node to their graph.
-
-    `kernel` is the torch function (map, row, whole: tiles to a tile), the plain function (scalar: tuples of floats
-    to a tuple of floats) or the Reducer class (reduce). `scratch_bytes` is what the kernel needs per entry beside
-    its inputs and its result.
-    """
-
-    name: str
-    op_class: OpClass
-    inputs: tuple[Space, ...]
-    variadic: Space | None
-    output: Space
-    kernel: Callable[..., Any]
-    scratch_bytes: int
-    takes_tile: bool
-
-    def __call__(self, *nodes: Node, **attrs: Attr) -> Node:
-        self._check(nodes)
-        return nodes[0].graph.node(self.name, nodes, attrs, self.infer(nodes, attrs), self.op_class)
-
-    def infer(self, nodes: Sequence[Node], attrs: Mapping[str, Attr]) -> TensorType:
-        """The type of the result; also what verifies a graph after each rewrite."""
-        self._check(nodes)
-        if self.output == "scalar":
-            return TensorType((), "float64", "scalar")
-        like = next(node.type for node in nodes if node.type.space != "scalar")
-        return TensorType(like.shape, str(attrs.get("dtype", like.dtype)), self._output_space(nodes))
-
-    def _output_space(self, nodes: Sequence[Node]) -> Space:
-        return nodes[0].type.space if self.name == "cast" else self.output
-
-    def _check(self, nodes: Sequence[Node]) -> None:
-        expected = (
-            list(self.inputs) + [self.variadic] * (len(nodes) - len(self.inputs)) if self.variadic else self.inputs
-        )
-        found = [node.type.space for node in nodes]
-        if self.name != "cast" and list(expected) != found:
-            raise SpaceError(f"{self.name} takes {' '.join(map(str, expected))}, got {' '.join(found)}")
-        shapes = {node.type.shape for node in nodes if node.type.space != "scalar"}
-        dtypes = {node.type.dtype for node in nodes if node.type.space in ("weight", "delta")}
-        if len(shapes) > 1 or len(dtypes) > 1:
-            raise SpaceError(f"{self.name} takes tensors of one shape and dtype, got {shapes} and {dtypes}")
-
-
-OPS: dict[str, Op] = {}
-
-
-def op(op_class: OpClass, spaces: str, scratch_bytes: int = 4, name: str = "") -> Callable[[Callable[..., Any]], Op]:
-    """Declare an op: `@op("map", "weight weight -> delta")`; `delta*` means any number of deltas.
-
-    It is called like the kernel unless `name` says otherwise.
-    """
-    left, _, right = spaces.partition("->")
-    names = left.split()
-    variadic = names.pop().rstrip("*") if names and names[-1].endswith("*") else None
-
-    def declare(kernel: Callable[..., Any]) -> Op:
-        made = Op(
-            name=name or kernel.__name__,
-            op_class=op_class,
-            inputs=typing.cast("tuple[Space, ...]", tuple(names)),
-            variadic=typing.cast("Space | None", variadic),
-            output=typing.cast("Space", right.strip()),
-            kernel=kernel,
-            scratch_bytes=scratch_bytes,
-            takes_tile="tile" in inspect.signature(kernel).parameters,
-        )
-        if made.name in OPS:
-            raise ValueError(f"two ops are called {made.name}")
-        OPS[made.name] = made
-        made.__dict__["__doc__"] = kernel.__doc__
-        return made
-
-    return declare
-
-
-# --------------------------------------------------------------------------------------------- methods
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from mergec.graph import Node
 from mergec.ops.basic import rounded
-from mergec.ops.registry import Arithmetic, Reducer, op
+from mergec.ops.op import Reducer, op
+from mergec.ops.registry import Arithmetic
 from mergec.ops.tree import TreeSum, wide
 
 if TYPE_CHECKING:

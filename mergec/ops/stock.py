@@ -7,7 +7,7 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from mergec.ops.elect import total
-from mergec.ops.registry import op
+from mergec.ops.op import op
 from mergec.ops.tree import row_sums, wide
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from mergec.graph import Node
 from mergec.ops import random
-from mergec.ops.registry import Draw, ParameterError, Reducer, Tile, op
+from mergec.ops.op import Reducer, Tile, op
+from mergec.ops.registry import Draw, ParameterError
 
 if TYPE_CHECKING:
     from torch import Tensor
