@@ -27,7 +27,7 @@ def plan(
     **values: Any,
 ) -> None:
     """Show what running RECIPE would do. Reads headers, never weights."""
-    from mergec.compiler import text
+    from mergec.compiler import draw, text
     from mergec.compiler.compile import compile_recipe
 
     made = compile_recipe(recipe, with_seed(overrides, seed), compile_options(values))
@@ -37,7 +37,7 @@ def plan(
         click.echo(made.to_json())
     elif dot or mermaid:
         root = made.root(made.kinds[text.find_output(made, dot or mermaid or "").kind])
-        click.echo(text.dot(root) if dot else text.mermaid(root))
+        click.echo(draw.dot(root) if dot else draw.mermaid(root))
     else:
         click.echo(text.plan_text(made))
 
@@ -62,11 +62,8 @@ def explain(recipe: Path, tensor: str, overrides: tuple[tuple[str, str], ...], s
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def inspect(model: str, as_json: bool) -> None:
     """Show what the headers of MODEL say: a folder, a .safetensors file or a Hugging Face id."""
-    from mergec.compiler import text
+    from mergec.compiler.facts import inspect_facts, inspect_text
     from mergec.compiler.inventory import open_model
 
-    checkpoint = open_model(model, Path()).checkpoint
-    if as_json:
-        click.echo(json.dumps(text.inspect_facts(model, checkpoint), indent=2))
-    else:
-        click.echo(text.inspect_text(model, checkpoint))
+    found = open_model(model, Path())
+    click.echo(json.dumps(inspect_facts(found), indent=2) if as_json else inspect_text(found))

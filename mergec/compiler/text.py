@@ -1,16 +1,14 @@
-"""Plans as people read them: the summary, one tensor explained, a graph as dot or mermaid, an inventory."""
+"""Plans as people read them: the summary of a plan, and one tensor explained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from mergec.compiler.compile import Analysis
 from mergec.compiler.lower import resolve_tensor
-from mergec.compiler.names import fold, layer_counts_of, layers_of
+from mergec.compiler.names import fold
 from mergec.errors import UsageError, count, did_you_mean
-from mergec.graph import Node, Output, Plan, listing, walk
-from mergec.io.checkpoint import Checkpoint
+from mergec.graph import Output, Plan, listing
 from mergec.io.tensors import FLOATS
 from mergec.recipe.settings import Resolved
 
@@ -29,12 +27,12 @@ def plan_text(plan: Plan) -> str:
     numel = sum(output.numel for output in plan.outputs)
     sections = [
         [f"plan {plan.hash()[:12]}  {plan.name}  {plan.method}"],
-        ["models", *_table([(m.role, m.reference, m.origin, m.note) for m in plan.models])],
+        ["models", *table([(m.role, m.reference, m.origin, m.note) for m in plan.models])],
         [
             f"result: {count(len(plan.outputs), 'tensor')}, {numel:,} parameters, {size_text(plan.written_bytes)}",
-            *_table([(s.file, size_text(s.file_bytes), _shard_count(plan, n)) for n, s in enumerate(plan.shards)]),
+            *table([(s.file, size_text(s.file_bytes), _shard_count(plan, n)) for n, s in enumerate(plan.shards)]),
         ],
-        ["work", *_table(_work_rows(plan))],
+        ["work", *table(_work_rows(plan))],
         _graphs(plan),
         [f"read {size_text(plan.read_bytes)}, write {size_text(plan.written_bytes)}", f"  {memory_text(plan)}"],
         ["notes", *(f"  {note}" for note in plan.notes)] if plan.notes else [],
@@ -55,7 +53,7 @@ def _shard_count(plan: Plan, number: int) -> str:
     return count(sum(output.shard == number for output in plan.outputs), "tensor")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows with aligned columns, indented."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
     return [
@@ -118,7 +116,7 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
     )
     lines = [
         name,
-        *_table(
+        *table(
             [
                 ("output", f"{output.dtype} {list(output.shape)}, {size_text(output.end - output.begin)}"),
                 ("place", f"{shard.file}, bytes {output.begin:,} to {output.end:,}"),
@@ -133,10 +131,10 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
         ),
         "",
         "inputs",
-        *_table([_input_row(analysis, output, slot) for slot in range(len(row))]),
+        *table([_input_row(analysis, output, slot) for slot in range(len(row))]),
     ]
     if row[0].dtype in FLOATS:
-        lines += ["", "settings", *_table(_setting_rows(analysis, name, layer.t if layer else 0.0))]
+        lines += ["", "settings", *table(_setting_rows(analysis, name, layer.t if layer else 0.0))]
     return "\n".join([*lines, "", "graph", *(f"  {line}" for line in listing(plan.root(kind)))])
 
 
@@ -170,83 +168,3 @@ def _provenance(found: Resolved, t: float) -> tuple[str, str]:
     how = f", gradient {list(found.choice.knots)} at t = {t:.4g}" if found.choice.is_gradient else ""
     matched = f", filter '{found.choice.filter}'" if found.choice.filter else ""
     return value, f"{found.choice.place}{how}{matched}"
-
-
-def dot(root: Node) -> str:
-    """A tensor's graph in Graphviz' language."""
-    lines = ["digraph merge {", '  rankdir=TB; node [shape=box, fontname="monospace"];']
-    lines += [f'  n{node.index} [label="{_label(node, chr(92) + "n")}"];' for node in walk(root)]
-    lines += [f"  n{source} -> n{target};" for source, target in view(root).edges]
-    return "\n".join([*lines, "}"])
-
-
-def mermaid(root: Node) -> str:
-    """A tensor's graph in Mermaid's language, as GitHub draws it."""
-    lines = ["flowchart TD"]
-    lines += [f'  n{node.index}["{_label(node, "<br/>")}"]' for node in walk(root)]
-    lines += [f"  n{source} --> n{target}" for source, target in view(root).edges]
-    return "\n".join(lines)
-
-
-def view(root: Node) -> Any:
-    """A graph as a networkx DiGraph: nodes are indices with the Node as attribute `node`."""
-    import networkx
-
-    graph = networkx.DiGraph()
-    for node in walk(root):
-        graph.add_node(node.index, node=node)
-        graph.add_edges_from((source.index, node.index) for source in node.inputs)
-    return graph
-
-
-def _label(node: Node, newline: str) -> str:
-    attrs = [f"{name}={value}" for name, value in node.attrs]
-    return newline.join([node.op, *attrs, str(node.type)])
-
-
-def inspect_text(reference: str, checkpoint: Checkpoint) -> str:
-    """What the headers of a checkpoint say."""
-    facts = inspect_facts(reference, checkpoint)
-    rows = [(key.replace("_", " "), _fact(value)) for key, value in facts.items() if key != "tensor_names"]
-    return "\n".join([reference, *_table(rows), "", "tensors", *(f"  {name}" for name in facts["tensor_names"])])
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {item:,}" for key, item in value.items())
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
-
-
-def inspect_facts(reference: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The same as JSON-able values."""
-    dtypes: dict[str, int] = {}
-    for ref in checkpoint.tensors.values():
-        dtypes[ref.dtype] = dtypes.get(ref.dtype, 0) + ref.numel
-    layers = layers_of(checkpoint.tensors, layer_counts_of(checkpoint.config))
-    config = checkpoint.config or {}
-    return {
-        "origin": checkpoint.origin,
-        "architecture": ", ".join(config.get("architectures") or []) or "unknown",
-        "files": len(checkpoint.files),
-        "bytes": sum(file.file_bytes for file in checkpoint.files),
-        "tensors": len(checkpoint.tensors),
-        "parameters": sum(ref.numel for ref in checkpoint.tensors.values()),
-        "dtypes": dtypes,
-        "layers": {layer.stack: layer.count for layer in layers.values()},
-        "vocabulary": checkpoint.text_config.get("vocab_size", "unknown"),
-        "tied": checkpoint.is_tied,
-        "tensor_names": _with_shapes(checkpoint),
-    }
-
-
-def _with_shapes(checkpoint: Checkpoint) -> list[str]:
-    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for name, ref in checkpoint.tensors.items():
-        groups.setdefault((ref.dtype, ref.shape), []).append(name)
-    return [f"{text} {dtype}{list(shape)}" for (dtype, shape), names in groups.items() for text in fold(names)]

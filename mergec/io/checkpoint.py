@@ -51,12 +51,6 @@ class Checkpoint:
         nested = config.get("text_config")
         return nested if isinstance(nested, dict) else config
 
-    @property
-    def is_tied(self) -> bool:
-        """Whether the output head is the input embedding (`tie_word_embeddings`)."""
-        config = self.config or {}
-        return bool(config.get("tie_word_embeddings", self.text_config.get("tie_word_embeddings", False)))
-
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Read the headers of a model folder, or of a single `.safetensors` file.

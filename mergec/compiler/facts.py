@@ -1,0 +1,55 @@
+"""Facts: what the headers of a checkpoint say, for people and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergec.compiler.inventory import Model
+from mergec.compiler.names import fold, layer_counts_of, layers_of, natural
+from mergec.compiler.text import table
+from mergec.io.checkpoint import Checkpoint
+
+
+def inspect_text(model: Model) -> str:
+    """What the headers of a checkpoint say."""
+    facts = inspect_facts(model)
+    rows = [(key.replace("_", " "), _fact(value)) for key, value in facts.items() if key != "tensor_names"]
+    return "\n".join([model.reference, *table(rows), "", "tensors", *(f"  {name}" for name in facts["tensor_names"])])
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item:,}" for key, item in value.items())
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def inspect_facts(model: Model) -> dict[str, Any]:
+    """The same as JSON-able values."""
+    checkpoint = model.checkpoint
+    dtypes: dict[str, int] = {}
+    for ref in checkpoint.tensors.values():
+        dtypes[ref.dtype] = dtypes.get(ref.dtype, 0) + ref.numel
+    layers = layers_of(checkpoint.tensors, layer_counts_of(checkpoint.config))
+    config = checkpoint.config or {}
+    return {
+        "origin": checkpoint.origin,
+        "architecture": ", ".join(config.get("architectures") or []) or "unknown",
+        "files": len(checkpoint.files),
+        "bytes": sum(file.file_bytes for file in checkpoint.files),
+        "tensors": len(checkpoint.tensors),
+        "parameters": sum(ref.numel for ref in checkpoint.tensors.values()),
+        "dtypes": dtypes,
+        "layers": {layer.stack: layer.count for layer in layers.values()},
+        "vocabulary": checkpoint.text_config.get("vocab_size", "unknown"),
+        "tied": model.is_tied,
+        "tensor_names": _with_shapes(checkpoint),
+    }
+
+
+def _with_shapes(checkpoint: Checkpoint) -> list[str]:
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name, ref in sorted(checkpoint.tensors.items(), key=lambda item: natural(item[0])):
+        groups.setdefault((ref.dtype, ref.shape), []).append(name)
+    return [f"{text} {dtype}{list(shape)}" for (dtype, shape), names in groups.items() for text in fold(names)]
