@@ -34,9 +34,13 @@ class Problem:
 
     def __str__(self) -> str:
         severity = "error" if self.is_error else "warning"
-        line = f"{self.place}: {severity}[{self.code}]: {self.what}"
-        text = f"{line}; hint: {self.hint}" if self.hint else line
-        return " ".join(text.split())
+        return _line(f"{self.place}: {severity}[{self.code}]", self.what, self.hint)
+
+
+def _line(head: str, what: str, hint: str) -> str:
+    """One line for a terminal: white space folded, what cannot be printed escaped."""
+    text = " ".join(f"{head}: {what}{'; hint: ' if hint else ''}{hint}".split())
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class MergecError(Exception):
@@ -51,7 +55,7 @@ class RecipeError(MergecError):
     exit_code = 2
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(set(problems), key=lambda p: (p.place, p.code, p.what)))
+        self.problems = tuple(sorted(dict.fromkeys(problems), key=lambda p: (p.place, p.code)))
         super().__init__("\n".join(map(str, self.problems)))
 
 
@@ -62,7 +66,7 @@ class InputError(MergecError):
 
     def __init__(self, code: str, what: str, hint: str = "") -> None:
         self.code, self.what, self.hint = code, what, hint
-        super().__init__(f"error[{code}]: {what}" + (f"; hint: {hint}" if hint else ""))
+        super().__init__(_line(f"error[{code}]", what, hint))
 
     def at(self, place: Place) -> Problem:
         return Problem(place, self.code, self.what, self.hint)
@@ -77,7 +81,7 @@ class RunError(MergecError):
 
     def __init__(self, code: str, what: str, hint: str = "") -> None:
         self.code, self.what, self.hint = code, what, hint
-        super().__init__(f"error[{code}]: {what}" + (f"; hint: {hint}" if hint else ""))
+        super().__init__(_line(f"error[{code}]", what, hint))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -32,10 +32,10 @@ def inspect_facts(model: Model) -> dict[str, Any]:
     for ref in checkpoint.tensors.values():
         dtypes[ref.dtype] = dtypes.get(ref.dtype, 0) + ref.numel
     layers = layers_of(checkpoint.tensors, layer_counts_of(checkpoint.config))
-    config = checkpoint.config or {}
+    named = (checkpoint.config or {}).get("architectures")
     return {
         "origin": checkpoint.origin,
-        "architecture": ", ".join(config.get("architectures") or []) or "unknown",
+        "architecture": ", ".join(map(str, named)) if named and isinstance(named, list) else "unknown",
         "files": len(checkpoint.files),
         "bytes": sum(file.file_bytes for file in checkpoint.files),
         "tensors": len(checkpoint.tensors),

@@ -72,8 +72,9 @@ def open_models(references: Mapping[str, Place], folder: Path) -> tuple[dict[str
     problems: list[Problem] = []
     for reference, place in references.items():
         try:
-            models[reference] = open_model(reference, folder, place)
-            _refuse_quantised(reference, models[reference].checkpoint)
+            model = open_model(reference, folder, place)
+            _refuse_quantised(reference, model.checkpoint)
+            models[reference] = model
         except InputError as error:
             problems.append(error.at(place))
     return models, problems
@@ -81,7 +82,11 @@ def open_models(references: Mapping[str, Place], folder: Path) -> tuple[dict[str
 
 def open_model(reference: str, folder: Path, place: Place | None = None) -> Model:
     """Open one model: a path beside the recipe, then in the current folder, then a hub id. Raises InputError."""
-    checkpoint, found = _open(reference, folder)
+    try:
+        checkpoint, found = _open(reference, folder)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home or a folder that is closed to us
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError("E300", f"cannot look for the model '{reference}': {why}", "is the path right?") from None
     return Model(reference, place or Place(reference, 1, 1), found, checkpoint)
 
 
@@ -102,10 +107,8 @@ def _open(reference: str, folder: Path) -> tuple[Checkpoint, str]:
 
 
 def _not_found(reference: str, folder: Path) -> str:
-    places = [str(folder)] if not Path(reference).is_absolute() else []
-    if folder.resolve() != Path().resolve() and places:
-        places.append("the current folder")
-    where = f" in {' or '.join(places)}" if places else ""
+    beside = f"{folder} or " if folder.resolve() != Path().resolve() else ""
+    where = "" if Path(reference).expanduser().is_absolute() else f" in {beside}the current folder"
     offline = ", and the hub is switched off (HF_HUB_OFFLINE)" if _HUB_ID.fullmatch(reference) else ""
     return f"no model '{reference}'{where}{offline}"
 
@@ -114,8 +117,10 @@ def _near(path: Path, folder: Path) -> str:
     parent = folder / path.parent
     try:
         folders = [entry.name for entry in parent.iterdir() if entry.is_dir() and any(entry.glob("*.safetensors*"))]
-    except OSError:
-        return f"the folder {path.parent} does not exist"
+    except (OSError, ValueError):
+        is_hub_id = _HUB_ID.fullmatch(str(path)) and hub.is_offline()
+        online = "; without HF_HUB_OFFLINE it is looked for on the hub" if is_hub_id else ""
+        return f"the folder {path.parent} does not exist{online}"
     return did_you_mean(path.name, folders) if folders else ""
 
 
@@ -125,8 +130,8 @@ def _refuse_quantised(reference: str, checkpoint: Checkpoint) -> None:
     if scheme and not unreadable:
         unreadable = [ref for ref in checkpoint.tensors.values() if ref.dtype not in FLOATS]
     if unreadable:
-        name = scheme.get("quant_method", "unknown") if isinstance(scheme, dict) else "none"
-        what = f"'{reference}' is quantised ({name}): {unreadable[0].name} is {unreadable[0].dtype}"
+        name = f" ({scheme['quant_method']})" if isinstance(scheme, dict) and "quant_method" in scheme else ""
+        what = f"'{reference}' is quantised{name}: {unreadable[0].name} is {unreadable[0].dtype}"
         raise InputError("E330", what, "merge the unquantised model and quantise the result")
 
 
@@ -167,20 +172,30 @@ def _table(model: Model, head: str | None) -> dict[str, TensorRef]:
 def _differences(
     first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef], counts: set[int]
 ) -> Iterable[Problem]:
-    layers = _layer_difference(first, expected, model, found, counts)
-    if layers:
-        yield layers
+    whole = _stranger(first, expected, model, found) or _layer_difference(first, expected, model, found, counts)
+    if whole:
+        yield whole
         return
     yield from _absent(model, expected.keys() - found.keys(), f"lacks, which '{first.reference}' has")
     yield from _absent(model, found.keys() - expected.keys(), f"has, which '{first.reference}' lacks")
     unequal = [name for name in expected if name in found and expected[name].shape != found[name].shape]
     yield from _shapes(first, expected, model, found, unequal)
-    for name in expected:
-        if name in found and _mixes_integers(expected[name], found[name]):
-            what = (
-                f"'{model.reference}' has {name} as {found[name].dtype}, '{first.reference}' as {expected[name].dtype}"
-            )
-            yield Problem(model.place, "E324", what, "integers are copied, so all models must agree")
+    yield from _integers(first, expected, model, found)
+
+
+def _stranger(
+    first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef]
+) -> Problem | None:
+    """Models of different architectures: most names differ, so one line says more than all of them."""
+    shared = len(expected.keys() & found.keys())
+    if 2 * shared >= min(len(expected), len(found)):
+        return None
+    ours, theirs = (min(names.keys() - others, key=natural) for names, others in ((expected, found), (found, expected)))
+    what = (
+        f"'{model.reference}' has {count(len(found), 'tensor')}, '{first.reference}' has {len(expected):,}, and "
+        f"{shared:,} have a name in common: {theirs} here, {ours} there"
+    )
+    return Problem(model.place, "E320", what, "only models of one architecture can be merged")
 
 
 def _layer_difference(
@@ -216,8 +231,8 @@ def _shapes(
     groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
     for name in unequal:
         groups.setdefault((expected[name].shape, found[name].shape), []).append(name)
-    for (ours, theirs), names in list(groups.items())[:_MOST_LISTED]:
-        listed = ", ".join(fold(names)[:3])
+    for (ours, theirs), names in groups.items():
+        listed = _few(names)
         if all(map(has_vocabulary, names)) and ours[1:] == theirs[1:]:
             sizes = f"has {theirs[0]:,} rows in {listed}, '{first.reference}' has {ours[0]:,}"
             what = f"the vocabularies differ: '{model.reference}' {sizes}"
@@ -229,8 +244,24 @@ def _shapes(
             yield Problem(model.place, "E323", what, "models of one architecture and size can be merged")
 
 
-def _mixes_integers(ours: TensorRef, theirs: TensorRef) -> bool:
-    return ours.dtype != theirs.dtype and not (ours.dtype in FLOATS and theirs.dtype in FLOATS)
+def _integers(
+    first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef]
+) -> Iterable[Problem]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in expected.keys() & found.keys():
+        ours, theirs = expected[name].dtype, found[name].dtype
+        if ours != theirs and not {ours, theirs} <= set(FLOATS):
+            groups.setdefault((ours, theirs), []).append(name)
+    for (ours, theirs), names in sorted(groups.items()):
+        listed = _few(sorted(names, key=natural))
+        what = f"'{model.reference}' has {listed} as {theirs}, '{first.reference}' as {ours}"
+        yield Problem(model.place, "E324", what, "integers are copied, so all models must agree")
+
+
+def _few(names: list[str]) -> str:
+    listed = fold(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(listed[:3]) + more
 
 
 def model_uses(models: Mapping[str, Model], roles: Mapping[str, str]) -> tuple[ModelUse, ...]:

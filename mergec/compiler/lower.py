@@ -14,7 +14,7 @@ from typing import Any
 from mergec.compiler.inventory import Inventory
 from mergec.compiler.names import fold, is_head
 from mergec.compiler.passes import rewrite
-from mergec.errors import Place, Problem
+from mergec.errors import Place, Problem, count
 from mergec.graph import Graph, Node, TensorType, walk
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.basic import cast, load
@@ -201,4 +201,4 @@ def widens(narrow: str, wide: str) -> bool:
 
 def _some(names: Sequence[str]) -> str:
     listed = fold(names)
-    return listed[0] if len(listed) == 1 else f"{listed[0]} and {len(names) - 1:,} more"
+    return listed[0] if len(listed) == 1 else f"{names[0]} and {count(len(names) - 1, 'more tensor')}"

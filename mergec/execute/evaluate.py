@@ -33,6 +33,8 @@ def evaluate(
 
     The result does not depend on `tile`.
     """
+    if entries == 0:
+        return
     scalars: dict[int, tuple[float, ...]] = {}
     for steps in kind.passes:
         _evaluate_scalars(steps, nodes, scalars)
@@ -49,7 +51,8 @@ def evaluate(
                     emit(part.start, values)
             results = {node: reducer.finish() for node, reducer in reducers.items()}
             scalars |= {node: result for node, result in results.items() if result is not None}
-            if None not in results.values():
+            reducers = {node: reducer for node, reducer in reducers.items() if results[node] is None}
+            if not reducers:
                 break
 
 
@@ -97,7 +100,7 @@ def _sweep(
 
 def _apply(node: Node, inputs: list[Any], tile: Tile, reducers: dict[int, Reducer]) -> Any:
     if node.op_class == "reduce":
-        return reducers[node.index].update(*inputs)
+        return reducers[node.index].update(*inputs) if node.index in reducers else None  # None: it has its result
     op = OPS[node.op]
     attrs: dict[str, Any] = dict(node.attrs)
     if op.takes_tile:

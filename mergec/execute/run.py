@@ -304,7 +304,9 @@ class _Task:
         ref = self._sources[slot]
         item_bytes = ITEM_BYTES[ref.dtype]
         size = (stop - start) * item_bytes
-        buffer = self._buffers.setdefault(slot, bytearray(size))
+        buffer = self._buffers.get(slot)
+        if buffer is None or len(buffer) < size:
+            buffer = self._buffers[slot] = bytearray(size)
         self._reader.read(ref, start * item_bytes, memoryview(buffer)[:size])
         tensor = torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype), count=stop - start)
         on_device = tensor.to(self._device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergec.errors import InputError, count
-from mergec.io.tensors import TensorRef, read_header
+from mergec.io.tensors import Header, TensorRef, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -59,7 +60,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise InputError("E303", f"{path} is not a safetensors file", "convert it to safetensors first")
+            raise InputError("E303", f"{path} is not a safetensors file", "give the model's folder, or a .safetensors file")
         return _checkpoint(path.parent, [path.name], None, {}, origin=str(path))
     names, index = weight_file_names(path)
     return _checkpoint(path, names, index, _side_files(path))
@@ -70,16 +71,26 @@ def _checkpoint(
 ) -> Checkpoint:
     headers = {name: read_header(folder / name) for name in names}
     files = tuple(WeightFile(str(folder / name), h.file_bytes, h.header_bytes) for name, h in headers.items())
-    tensors: dict[str, TensorRef] = {}
-    for name, header in headers.items():
-        twice = tensors.keys() & header.tensors.keys()
-        if twice:
-            raise InputError("E312", f"{folder}: tensor {min(twice)!r} lies in {name} and in another shard")
-        tensors |= header.tensors
-    if index is not None:
-        check_index(folder, index, tensors)
+    tensors = join_headers(folder, headers, index)
     config = None if origin else read_json(folder / "config.json", missing=None)
     return Checkpoint(origin or str(folder), files, tensors, config, side_files)
+
+
+def join_headers(
+    folder: Path | str, headers: Mapping[str, Header], index: Mapping[str, str] | None
+) -> dict[str, TensorRef]:
+    """The tensors of all shards by name; refuses a tensor that lies in two, and an index that disagrees."""
+    tensors: dict[str, TensorRef] = {}
+    for file, header in headers.items():
+        twice = tensors.keys() & header.tensors.keys()
+        if twice:
+            name = min(twice)
+            what = f"{folder}: tensor {name!r} lies in {os.path.basename(tensors[name].file)} and in {file}"
+            raise InputError("E312", what, "one of the shards belongs to another version of the model")
+        tensors |= header.tensors
+    if index is not None:
+        _check_index(folder, index, tensors)
+    return tensors
 
 
 def weight_file_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:
@@ -129,18 +140,25 @@ def read_index(path: Path, present: Iterable[str]) -> dict[str, str]:
         raise InputError("E306", f"{path} has no weight_map", "it should map each tensor to a file")
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise InputError("E306", f"{path} places {tensor!r} in {file!r}, expected a file name in the same folder")
+            what = f"{path} places {tensor!r} in {file!r}, expected a safetensors file of the same folder"
+            raise InputError("E306", what, "the index was tampered with, or is not one")
     absent = sorted(set(weight_map.values()) - set(present))
     if absent:
-        raise InputError("E307", f"{path} names {count(len(absent), 'shard')} that are absent: {', '.join(absent[:3])}")
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise InputError("E307", f"absent, and named in {path}: {', '.join(absent[:3])}{more}", "fetch the whole model")
     return weight_map
 
 
-def check_index(folder: Path | str, index: Mapping[str, str], tensors: Mapping[str, TensorRef]) -> None:
+def _check_index(folder: Path | str, index: Mapping[str, str], tensors: Mapping[str, TensorRef]) -> None:
     """Refuse an index that disagrees with the shards' own headers."""
+    hint = "the index belongs to another version of the model"
     for name in sorted(index.keys() ^ tensors.keys()):
         where = "is in the index but in no shard" if name in index else "is in a shard but not in the index"
-        raise InputError("E306", f"{folder}: tensor {name!r} {where}", "the index belongs to another version")
+        raise InputError("E306", f"{folder}: tensor {name!r} {where}", hint)
+    for name, file in index.items():
+        found = os.path.basename(tensors[name].file)
+        if found != file:
+            raise InputError("E306", f"{folder}: tensor {name!r} is in {found}, the index says {file}", hint)
 
 
 def read_json(path: Path, **default: Any) -> Any:
@@ -156,9 +174,9 @@ def read_json(path: Path, **default: Any) -> Any:
     except OSError as error:
         raise InputError("E311", f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError("E308", f"{path} is not JSON: {error}") from None
+        raise InputError("E308", f"{path} is not JSON: {error}", "fetch or copy it again") from None
     if not isinstance(value, dict):
-        raise InputError("E308", f"{path} is not a JSON object")
+        raise InputError("E308", f"{path} is not a JSON object", "fetch or copy it again")
     return value
 
 

@@ -15,8 +15,8 @@ from mergec.io.checkpoint import (
     SINGLE_NAME,
     Checkpoint,
     WeightFile,
-    check_index,
     is_side_file,
+    join_headers,
     read_index,
     read_json,
 )
@@ -50,9 +50,7 @@ def open_checkpoint(reference: str) -> Checkpoint:
         names, index = _weight_files(reference, origin, sizes)
         headers = {name: _read_header(f"{origin}/{name}", sizes[name]) for name in names}
         config = read_json(Path(fetch(f"{origin}/config.json"))) if "config.json" in sizes else None
-    tensors = {name: ref for header in headers.values() for name, ref in header.tensors.items()}
-    if index is not None:
-        check_index(reference, index, tensors)
+    tensors = join_headers(reference, headers, index)
     files = tuple(WeightFile(f"{origin}/{name}", h.file_bytes, h.header_bytes) for name, h in headers.items())
     side = {name: f"{origin}/{name}" for name, size in sizes.items() if "/" not in name and is_side_file(name, size)}
     return Checkpoint(origin, files, tensors, config, side)

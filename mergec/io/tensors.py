@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mergec.errors import InputError
+from mergec.errors import InputError, count
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 
@@ -34,7 +34,6 @@ _CODES = {
     "BOOL": ("bool", 1),
     "F8_E4M3": ("float8_e4m3fn", 1),
     "F8_E5M2": ("float8_e5m2", 1),
-    "C64": ("complex64", 8),
 }
 CODE_OF = {name: code for code, (name, _) in _CODES.items()}
 ITEM_BYTES = dict(_CODES.values())
@@ -79,8 +78,13 @@ def read_header(path: Path) -> Header:
 
 def parse_header(stream: BinaryIO, file: str, file_bytes: int) -> Header:
     """Parse a header from a stream that starts at byte 0 of a file of `file_bytes` bytes."""
-    length = int.from_bytes(stream.read(8), "little")
-    if file_bytes < 8 or length > file_bytes - 8 or length > MAX_HEADER_BYTES:
+    start = stream.read(8)
+    length = int.from_bytes(start, "little")
+    if file_bytes < 8:
+        raise _broken(file, f"it has only {count(file_bytes, 'byte')}")
+    if start == b"version ":
+        raise _broken(file, "it is a Git LFS pointer", "fetch what it points to with `git lfs pull`")
+    if length > file_bytes - 8 or length > MAX_HEADER_BYTES:
         raise _broken(file, f"its header claims {length:,} bytes, the file has {file_bytes:,}")
     try:
         entries = json.loads(stream.read(length), object_pairs_hook=_unique)
@@ -105,14 +109,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor_ref(file: str, name: str, entry: Any, start: int) -> TensorRef:
+    if not name.isprintable():
+        raise _broken(file, f"the tensor name {ascii(name)} cannot be printed")
     try:
         code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         raise _broken(file, f"the entry of tensor {name!r} is incomplete") from None
     if not all(type(size) is int and size >= 0 for size in (*_sizes(shape), begin, end)):
         raise _broken(file, f"tensor {name!r} has sizes that are not natural numbers")
-    if code not in _CODES:
-        raise InputError("E313", f"{file}: tensor {name!r} has the unknown dtype {code!r}")
+    if not isinstance(code, str) or code not in _CODES:
+        raise InputError("E313", f"{file}: tensor {name!r} has the unknown dtype {code!r}", f"known are {', '.join(_CODES)}")
     dtype, item_bytes = _CODES[code]
     if math.prod(shape) * item_bytes != end - begin:
         raise _broken(file, f"tensor {name!r}: {code} {shape} does not fill {end - begin:,} bytes")

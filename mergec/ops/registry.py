@@ -208,5 +208,9 @@ def load_plugin(path: Path) -> None:
     """Import a Python file that declares methods (`--plugin file.py`)."""
     spec = importlib.util.spec_from_file_location(f"mergec_plugin_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError("E502", f"no plugin file {path}")
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        raise UsageError("E502", f"no plugin file {path}", "give a Python file, such as --plugin my_method.py")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:  # a plugin is a program of its own and may raise anything
+        what = f"the plugin {path} cannot be loaded: {type(error).__name__}: {error}"
+        raise UsageError("E502", what, f"does `python {path}` run?") from error

@@ -110,9 +110,8 @@ class _Binder:
         if source is None or source in self.recipe.references:
             return
         if source == "base" and self.recipe.base_model is None:
-            self.problems.append(
-                Problem(place, "E213", "tokenizer_source is 'base', and the recipe has no 'base_model'")
-            )
+            what = "tokenizer_source is 'base', and the recipe has no 'base_model'"
+            self.problems.append(Problem(place, "E213", what, "add base_model: MODEL, or name one of the models"))
         elif source == "union":
             what = "found 'union' for 'tokenizer_source', which is not supported yet, expected 'base' or a model"
             self.problems.append(Problem(place, "E105", what, "all models must share one vocabulary for now"))
@@ -129,7 +128,8 @@ class _Binder:
         wanted = count(low if found < low or high is None else high, "model")
         beside = " beside the base" if self.method.base == "origin" else ""
         what = f"{self.method.name} merges {bound} {wanted}{beside}, found {count(found, 'model')}"
-        self.problems.append(Problem(self.document.place(("models",)), "E211", what))
+        hint = "add more under 'models:'" if found < low else "remove the others"
+        self.problems.append(Problem(self.document.place(("models",)), "E211", what, hint))
 
     def settings(self, written: Mapping[str, Any], path: Path, shared: bool) -> dict[str, tuple[Choice, ...]]:
         result: dict[str, tuple[Choice, ...]] = {}

@@ -53,15 +53,15 @@ class Document:
 def parse(text: str, file: str) -> Document:
     """Parse one YAML document. Raises RecipeError with codes E001 to E009."""
     if len(text.encode()) > MAX_TEXT_BYTES:
-        raise _refuse(Place(file, 1, 1), "E009", f"the recipe is larger than {MAX_TEXT_BYTES // 1024} KiB")
+        raise too_large(file)
     root = _compose(text, file)
     reader = _Reader(file)
     value = reader.read(root, (), 0) if root is not None else None
     if not isinstance(value, dict):
-        found = "nothing" if value is None else f"a {type(value).__name__}"
-        reader.problems.append(
-            Problem(Place(file, 1, 1), "E002", f"found {found}, expected a mapping such as 'merge_method: ties'")
-        )
+        found = {list: "a list", type(None): "nothing"}.get(type(value), "a plain value")
+        what = f"found {found}, expected a mapping such as 'merge_method: ties'"
+        hint = "`mergec new ties` prints a recipe to start from"
+        reader.problems.append(Problem(Place(file, 1, 1), "E002", what, hint))
     if reader.problems or not isinstance(value, dict):
         raise RecipeError(reader.problems)
     return Document(file, text, value, reader.values, reader.keys)
@@ -77,6 +77,11 @@ def parse_value(text: str) -> Any:
     return value
 
 
+def too_large(file: str) -> RecipeError:
+    what = f"the recipe is larger than {MAX_TEXT_BYTES // 1024} KiB"
+    return _refuse(Place(file, 1, 1), "E009", what, "is this the right file?")
+
+
 def _refuse(place: Place, code: str, what: str, hint: str = "") -> RecipeError:
     return RecipeError([Problem(place, code, what, hint)])
 
@@ -88,15 +93,24 @@ def _compose(text: str, file: str) -> Any:
     try:
         return YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        what, mark = error.problem or error.context, error.problem_mark or error.context_mark
+        if error.context and error.context_mark and mark.index >= len(text.rstrip()):
+            what, mark = f"{what} {error.context} that begins here", error.context_mark  # what is not closed
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
         if "expected a single document" in str(error):
-            raise _refuse(place, "E003", "found a second YAML document, expected one recipe per file") from None
-        raise _refuse(place, "E001", f"not YAML: {error.problem or error.context}", _yaml_hint(text)) from None
+            what = "found a second YAML document, expected one recipe per file"
+            raise _refuse(place, "E003", what, "give each recipe a file of its own") from None
+        raise _refuse(place, "E001", f"not YAML: {what}", _yaml_hint(text)) from None
     except (YAMLError, ValueError) as error:
-        raise _refuse(Place(file, 1, 1), "E001", f"not YAML: {str(error).splitlines()[0]}", _yaml_hint(text)) from None
+        before = text[: getattr(error, "position", 0)]
+        place = Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        raise _refuse(place, "E001", f"not YAML: {str(error).splitlines()[0]}", "remove the character") from None
     except RecursionError:
-        raise _refuse(Place(file, 1, 1), "E009", "the recipe is nested too deeply") from None
+        raise _too_deep(Place(file, 1, 1)) from None
+
+
+def _too_deep(place: Place) -> RecipeError:
+    return _refuse(place, "E009", "the recipe is nested too deeply", f"at most {_MAX_DEPTH} levels are read")
 
 
 def _yaml_hint(text: str) -> str:
@@ -115,13 +129,16 @@ class _Reader:
         self._open: list[Any] = []
 
     def read(self, node: Any, path: Path, depth: int) -> Any:
-        place = self._place(node)
+        is_blank = node.start_mark.index == node.end_mark.index  # `key:` with nothing after it
+        place = self.keys[path] if is_blank and path in self.keys else self._place(node)
         self.values[path] = place
         self._count += 1
-        if self._count > _MAX_VALUES or depth > _MAX_DEPTH:
+        if self._count > _MAX_VALUES:
             raise _refuse(place, "E009", "the recipe expands to too many values", "are aliases (*name) nested?")
+        if depth > _MAX_DEPTH:
+            raise _too_deep(place)
         if any(node is outer for outer in self._open):
-            raise _refuse(place, "E009", "an alias refers to the value it stands in")
+            raise _refuse(place, "E009", "an alias inside this value refers to the value itself", "remove the alias")
         self._open.append(node)
         try:
             if isinstance(node.value, str):
@@ -130,7 +147,7 @@ class _Reader:
                 return self._mapping(node, path, depth)
             if node.tag.endswith(":seq"):
                 return [self.read(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
-            self._problem(place, "E006", f"found the tag {node.tag}, expected plain YAML", "remove the tag")
+            self._tagged(node, place)
             return None
         finally:
             self._open.pop()
@@ -165,7 +182,8 @@ class _Reader:
         for source in reversed(nodes):
             value = self.read(source, (*path, "<<"), depth + 1)
             if not isinstance(value, dict):
-                self._problem(self._place(source), "E005", "found a merge key whose value is not a mapping")
+                what = "found a merge key whose value is not a mapping"
+                self._problem(self._place(source), "E005", what, "give it an alias of a mapping, such as *shared")
                 continue
             merged |= value
             for key_node, value_node in source.value:
@@ -188,8 +206,12 @@ class _Reader:
         except ValueError:
             return text
         if kind not in ("str", "value", "timestamp", "merge"):
-            self._problem(place, "E006", f"found the tag {node.tag}, expected plain YAML", "remove the tag")
+            self._tagged(node, place)
         return text
+
+    def _tagged(self, node: Any, place: Place) -> None:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        self._problem(place, "E006", f"found the tag {tag}, expected plain YAML", "remove the tag")
 
     def _place(self, node: Any) -> Place:
         return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)

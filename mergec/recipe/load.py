@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mergec.errors import Place, Problem, RecipeError, did_you_mean
-from mergec.recipe.document import Document, Path, parse, parse_value
+from mergec.recipe.document import MAX_TEXT_BYTES, Document, Path, parse, parse_value, too_large
 from mergec.recipe.schema import ModelEntry, Recipe
 
 # keys of mergekit's language that are not read yet, with what to do instead
@@ -34,14 +34,24 @@ _TYPE_WORDS = {
 
 def read_document(path: FilePath, overrides: Sequence[tuple[str, str]] = ()) -> Document:
     """Parse a recipe file and apply `--set` overrides, given as (dotted path, YAML text)."""
+    return with_overrides(parse(_text(path), str(path)), overrides)
+
+
+def _text(path: FilePath) -> str:
+    start = Place(str(path), 1, 1)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise too_large(str(path))
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise RecipeError([Problem(Place(str(path), 1, 1), "E008", "no such file", _near_files(path))]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise RecipeError([Problem(Place(str(path), 1, 1), "E008", f"cannot read the recipe: {why}")]) from None
-    return with_overrides(parse(text, str(path)), overrides)
+        raise RecipeError([Problem(start, "E008", "no such file", _near_files(path.parent, path.name))]) from None
+    except OSError as error:
+        what = f"cannot read the recipe: {error.strerror or error}"
+        raise RecipeError([Problem(start, "E008", what, _near_files(path, "") if path.is_dir() else "")]) from None
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode()
+        place = Place(str(path), before.count("\n") + 1, len(before) - before.rfind("\n"))
+        raise RecipeError([Problem(place, "E008", "cannot read the recipe: not UTF-8 text", "save it as UTF-8")]) from None
 
 
 def with_overrides(document: Document, overrides: Sequence[tuple[str, str]]) -> Document:
@@ -50,12 +60,12 @@ def with_overrides(document: Document, overrides: Sequence[tuple[str, str]]) -> 
     return document
 
 
-def _near_files(path: FilePath) -> str:
+def _near_files(folder: FilePath, name: str) -> str:
     try:
-        recipes = [p.name for p in path.parent.iterdir() if p.suffix in (".yml", ".yaml")]
+        recipes = [path.name for path in folder.iterdir() if path.suffix in (".yml", ".yaml")]
     except OSError:
         return ""
-    return did_you_mean(path.name, recipes) if recipes else "`mergec new ties` prints a recipe to start from"
+    return did_you_mean(name, recipes) if recipes else "`mergec new ties` prints a recipe to start from"
 
 
 def read_recipe(document: Document) -> tuple[Recipe | None, list[Problem]]:
@@ -70,13 +80,19 @@ def read_recipe(document: Document) -> tuple[Recipe | None, list[Problem]]:
         try:
             recipe = Recipe.model_validate(value)
         except ValidationError as error:
-            problems += [_problem(document, found) for found in error.errors(include_url=False)]
-            if not all(_drop(value, found["loc"]) for found in error.errors(include_url=False)):
+            violations = error.errors(include_url=False)
+            problems += [_problem(document, found) for found in violations if not _is_implied(document, found)]
+            if not all(_drop(value, found["loc"]) for found in violations):
                 return None, problems
         else:
             object.__setattr__(recipe, "_document", document)
             return recipe, problems
     return None, problems
+
+
+def _is_implied(document: Document, found: Any) -> bool:
+    """Whether `models` is missing because `slices` or `modules` stand in its place, which is said already."""
+    return found["type"] == "missing" and found["loc"] == ("models",) and bool({"slices", "modules"} & set(document.value))
 
 
 def _problem(document: Document, found: Any) -> Problem:
@@ -86,28 +102,40 @@ def _problem(document: Document, found: Any) -> Problem:
     if kind == "extra_forbidden":
         return _unknown_key(document, path, name)
     if kind == "missing":
-        if name == "models" and document.value.keys() & _LATER.keys():
-            what = "a recipe needs 'models'"
-        else:
-            what = f"the key '{name}' is missing"
-        return Problem(document.place(path[:-1]), "E102", what, _description(path))
+        return Problem(document.place(path[:-1]), "E102", f"the key '{name}' is missing", _description(path))
     where, shown = document.place(path), _shown(found["input"])
     if kind == "literal_error":
-        return Problem(where, "E104", f"found {shown} for '{name}', expected {found['ctx']['expected']}", _near(found))
-    expected = _TYPE_WORDS.get(kind) or found["msg"].lower().removeprefix("input should be ")
-    return Problem(where, "E103", f"found {shown} for '{name}', expected {expected}", _description(path))
+        what = f"found {shown} for '{name}', expected {found['ctx']['expected']}"
+        return Problem(where, "E104", what, _near(found) or _description(path))
+    expected = _TYPE_WORDS.get(kind) or found["msg"].lower().replace("input should be ", "a number ")
+    if isinstance(path[-1], int):
+        return Problem(where, "E103", f"found {shown} in '{path[-2]}', expected {expected}", _entry_hint(found["input"]))
+    is_bare = kind == "string_type" and isinstance(found["input"], (bool, int, float))
+    hint = "quote it if it is text" if is_bare else _description(path)
+    return Problem(where, "E103", f"found {shown} for '{name}', expected {expected}", hint)
+
+
+def _entry_hint(value: Any) -> str:
+    return f"write `- model: {value}`" if isinstance(value, str) else _description(("models",))
 
 
 def _near(found: Any) -> str:
-    if not isinstance(found["input"], str):
-        return ""
+    """What the value may be a misspelling of; another number is no misspelling."""
     options = [option.strip("' ") for option in found["ctx"]["expected"].replace(" or ", ",").split(",")]
-    return did_you_mean(found["input"], options)
+    value = str(found["input"])
+    hint = did_you_mean(value, [option for option in options if _letters(option) != _letters(value)])
+    return hint if hint.startswith("did") else ""
+
+
+def _letters(word: str) -> str:
+    return "".join(letter for letter in word if not letter.isdecimal())
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return "nothing"
+    if value in ([], {}):
+        return "an empty list" if value == [] else "an empty mapping"
     text = repr(value) if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"
     return {"a dict": "a mapping"}.get(text, text if len(text) < 60 else text[:57] + "...")
 

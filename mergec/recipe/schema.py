@@ -54,7 +54,7 @@ class Recipe(_Strict):
     """A merge recipe."""
 
     merge_method: str = Field(description="how the models are merged; `mergec methods` lists the methods")
-    models: list[ModelEntry] = Field(min_length=1, description="the models, in order")
+    models: list[ModelEntry] = Field(min_length=1, description="what is merged, in order, each as `- model: PATH`")
     base_model: ModelReference | None = Field(
         default=None, description="the model that deltas are taken from; it also gives config and tokenizer"
     )

@@ -100,9 +100,14 @@ def _choices(parameter: Parameter, value: Any, document: Document, path: Path, p
 def _filtered(
     parameter: Parameter, entry: dict[str, Any], document: Document, path: Path, problems: list[Problem]
 ) -> list[Choice]:
+    form = "write {filter: PART OF A NAME, value: ...}"
+    if not entry.keys() & {"value", "filter"}:
+        what = f"found a mapping for '{parameter.name}' that is no setting"
+        problems.append(Problem(document.place(path), "E207", what, form))
+        return []
     for key in entry.keys() - {"value", "filter"}:
         what = f"found '{key}' in a setting of '{parameter.name}', expected only 'value' and 'filter'"
-        problems.append(Problem(document.key_place((*path, key)), "E207", what))
+        problems.append(Problem(document.key_place((*path, key)), "E207", what, form))
     pattern = entry.get("filter")
     if pattern is not None and not isinstance(pattern, str):
         what = f"found {pattern!r} as a filter, expected a part of a tensor's name"
@@ -110,7 +115,7 @@ def _filtered(
         return []
     if "value" not in entry:
         what = f"a setting of '{parameter.name}' has no 'value'"
-        problems.append(Problem(document.place(path), "E207", what, "write {filter: ..., value: ...}"))
+        problems.append(Problem(document.place(path), "E207", what, form))
         return []
     place = (*path, "value")
     knots = _knots(parameter, entry["value"], document, place, problems)
@@ -141,7 +146,10 @@ def _typed(
             return (parameter.validate(value),)
         except ValidationError:
             pass
-    what = f"found {_shown(value)} for '{parameter.name}', expected {expectation(parameter)}"
+    expected = expectation(parameter)
+    if isinstance(value, float) and not math.isfinite(value):
+        expected = expected.replace("a number", "a finite number")
+    what = f"found {_shown(value)} for '{parameter.name}', expected {expected}"
     problems.append(Problem(document.place(path), "E205", what, parameter.description))
     return ()
 
