@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_MOST_LISTED = 20
+
 
 @dataclass(frozen=True, order=True)
 class Place:
@@ -96,7 +98,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if near:
         return f"did you mean '{near[0]}'?"
-    return f"known here: {', '.join(options)}" if options else ""
+    more = f" and {len(options) - _MOST_LISTED} more" if len(options) > _MOST_LISTED else ""
+    return f"known here: {', '.join(options[:_MOST_LISTED])}{more}" if options else ""
 
 
 def count(number: int, noun: str) -> str:

@@ -70,7 +70,8 @@ def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str
     try:
         return Plan.from_json(recipe.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError("E504", f"{recipe} is not a plan: {error}", "make one with `mergec plan --json`") from None
+        why = getattr(error, "strerror", None) or error
+        raise UsageError("E504", f"{recipe} is not a plan: {why}", "make one with `mergec plan --json`") from None
 
 
 def _summary(recipe: Path, plan: Any, result: Any) -> str:

@@ -205,7 +205,8 @@ def _layer_difference(
     theirs = {layer.stack: layer.count for layer in layers_of(found, counts).values()}
     for stack in ours.keys() & theirs.keys():
         if ours[stack] != theirs[stack]:
-            what = f"'{model.reference}' has {theirs[stack]} layers in {stack}, '{first.reference}' has {ours[stack]}"
+            layers = f"{count(theirs[stack], 'layer')} in {stack}"
+            what = f"'{model.reference}' has {layers}, '{first.reference}' has {ours[stack]}"
             return Problem(model.place, "E322", what, "models of one architecture and depth can be merged")
     return None
 

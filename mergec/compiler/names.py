@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole dotted component that is a number
+_PLAIN_NUMBER = re.compile(r"(?<![^.])(?:0|[1-9][0-9]*)(?![^.])")  # one that can be counted: 1, not 01
 _DIGITS = re.compile(r"(\d+)")
 # Hints, not a table of architectures: how output heads and input embeddings are called in practice.
 _HEADS = ("lm_head.weight", "embed_out.weight", "cls.predictions.decoder.weight")
@@ -39,7 +40,8 @@ class Layer:
 
 def natural(name: str) -> tuple[Any, ...]:
     """A sort key under which layer 2 comes before layer 10."""
-    return tuple(int(part) if part.isdecimal() else part for part in _DIGITS.split(name))
+    parts = tuple(int(part) if part.isdecimal() else part for part in _DIGITS.split(name))
+    return parts, name  # the name itself tells 1 from 01
 
 
 def layers_of(names: Iterable[str], layer_counts: Iterable[int] = ()) -> dict[str, Layer]:
@@ -104,8 +106,8 @@ def fold(names: Iterable[str]) -> list[str]:
     """
     templates: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
     for name in names:
-        between = tuple(_NUMBER.split(name))
-        templates.setdefault(between, set()).add(tuple(int(number) for number in _NUMBER.findall(name)))
+        between = tuple(_PLAIN_NUMBER.split(name))
+        templates.setdefault(between, set()).add(tuple(int(number) for number in _PLAIN_NUMBER.findall(name)))
     return [
         "".join(part + number for part, number in zip(between, [*box, ""], strict=True))
         for between, numbers in templates.items()

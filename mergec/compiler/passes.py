@@ -76,7 +76,7 @@ def is_zero(node: Node) -> bool:
 
 
 def single_input(node: Node) -> Node | None:
-    """A normalised average of one model, and an average of one model with weight 1."""
+    """A normalised average of one model is that model, without the rounding of (w * x) / w; so is one of weight 1."""
     if node.op == "average" and len(node.inputs) == 1 and (node.attr("normalize") or node.attr("weights") == (1.0,)):
         return node.inputs[0]
     return None

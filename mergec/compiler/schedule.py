@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from math import ceil
 
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import natural
@@ -160,7 +161,7 @@ def promise_memory(
         "E403",
         f"the merge needs {least / 2**20:,.0f} MiB, the limit is {(limit_bytes or 0) / 2**20:,.0f} MiB; "
         f"the most is taken by {worst.name}",
-        "raise --max-memory",
+        f"--max-memory {ceil(least / 2**20)}MiB is enough",
     )
 
 

@@ -7,13 +7,13 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergec.errors import RunError, UsageError
+from mergec.errors import RunError, UsageError, count
 from mergec.execute.evaluate import evaluate
 from mergec.graph import Kind, Output, Plan
 from mergec.io.reader import Reader
@@ -50,6 +50,8 @@ class Result:
 
 
 Report = Callable[[Progress], None]
+Finished = Callable[[str, "int | None"], None]
+"""(name, CRC-32): a tensor's bytes are in their place; None where they were copied without being looked at."""
 
 
 def run(
@@ -65,17 +67,14 @@ def run(
     check_output(out, [model.origin for model in plan.models], force)
     check_space(staging_folder(out).parent, plan.written_bytes - _staged_bytes(out))
     target = choose_device(device, plan)
-    with Journal(staging_folder(out), _identity(plan)) as journal, Staging(staging_folder(out), plan.shards) as staging:
-        staging.prepare()
-        kept = _verified(plan, journal.done, staging)
-        for output in kept:
-            journal.record(output.name, journal.done[output.name])
-        names = {output.name for output in kept}
-        todo = [output for output in plan.outputs if output.name not in names]
+    folder = staging_folder(out)
+    with Journal(folder, _identity(plan)) as journal, Staging(folder, plan.shards) as staging:
+        todo = _todo(plan.outputs, journal, staging)
         read_bytes = work(plan, todo, staging, device=target, report=report, finished=journal.record)
         moved = staging.publish(plan.side_files, out, plan.hash())
+    kept = len(plan.outputs) - len(todo)
     seconds = time.monotonic() - start
-    return Result(out, len(plan.outputs), len(kept), read_bytes, plan.written_bytes, seconds, moved)
+    return Result(out, len(plan.outputs), kept, read_bytes, plan.written_bytes, seconds, moved)
 
 
 def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: str = "auto") -> None:
@@ -87,16 +86,27 @@ def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: st
     unknown = wanted - {output.name for output in plan.outputs}
     if unknown:
         raise UsageError("E405", f"the plan has no tensor {min(unknown)!r}")
-    with Staging(Path(folder), plan.shards) as staging:
-        staging.prepare()
-        wanted_outputs = [output for output in plan.outputs if output.name in wanted]
-        work(plan, wanted_outputs, staging, device=choose_device(device, plan))
+    outputs = [output for output in plan.outputs if output.name in wanted]
+    target = choose_device(device, plan)
+    folder = Path(folder)
+    with Journal(folder, _identity(plan), shared=True) as journal, Staging(folder, plan.shards) as staging:
+        work(plan, _todo(outputs, journal, staging), staging, device=target, finished=journal.record)
 
 
-def publish(plan: Plan, folder: str | Path, out: str | Path) -> None:
-    """Publish a staging folder in which every tensor of the plan has been computed."""
-    with Staging(Path(folder), plan.shards) as staging:
-        staging.publish(plan.side_files, Path(out), plan.hash())
+def publish(plan: Plan, folder: str | Path, out: str | Path, *, force: bool = False) -> Path | None:
+    """Publish a staging folder in which every tensor of the plan has been computed.
+
+    Returns where a folder that was in the way has been moved to. Raises RunError (E414) if a tensor is missing or
+    is not what was computed, UsageError for an output that must not be written.
+    """
+    folder, out = Path(folder), Path(out)
+    check_output(out, [model.origin for model in plan.models], force)
+    with Journal(folder, _identity(plan)) as journal, Staging(folder, plan.shards) as staging:
+        missing = _todo(plan.outputs, journal, staging, copies=False)
+        if missing:
+            what = f"{count(len(missing), 'tensor')} of {len(plan.outputs):,} not computed yet, {missing[0].name} first"
+            raise RunError("E414", f"{folder} is not complete: {what}", "compute the missing parts, then publish")
+        return staging.publish(plan.side_files, out, plan.hash())
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
@@ -116,10 +126,20 @@ def _staged_bytes(out: Path) -> int:
     return sum(part.stat().st_blocks * 512 for part in parts)
 
 
-def _verified(plan: Plan, done: dict[str, int], staging: Staging) -> list[Output]:
-    """The tensors an interrupted run finished, as far as their bytes are still what they were."""
-    found = [output for output in plan.outputs if output.name in done]
-    return [one for one in found if staging.checksum(one.shard, one.begin, one.end) == done[one.name]]
+def _todo(outputs: Sequence[Output], journal: Journal, staging: Staging, copies: bool = True) -> list[Output]:
+    """The tensors that are not in the staging folder, or not as they were recorded.
+
+    What was copied has no checksum: it is copied again if `copies`, and taken for whole otherwise.
+    """
+    staging.prepare()
+    return [output for output in outputs if not _is_done(output, journal.done, staging, copies)]
+
+
+def _is_done(output: Output, done: Mapping[str, int | None], staging: Staging, copies: bool) -> bool:
+    if output.name not in done:
+        return False
+    checksum = done[output.name]
+    return not copies if checksum is None else staging.checksum(output.shard, output.begin, output.end) == checksum
 
 
 def work(
@@ -129,7 +149,7 @@ def work(
     *,
     device: Any,
     report: Report | None = None,
-    finished: Callable[[str, int], None] | None = None,
+    finished: Finished | None = None,
 ) -> int:
     """Compute outputs into a staging folder on the plan's workers; returns the bytes read.
 
@@ -209,7 +229,7 @@ class _Crew:
     plan: Plan
     staging: Staging
     report: Report | None
-    finished: Callable[[str, int], None] | None
+    finished: Finished | None
     stop: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     read_bytes: int = 0
@@ -239,11 +259,11 @@ class _Crew:
 
     def _one(self, output: Output, reader: Reader, device: Any) -> None:
         kind = self.plan.kinds[output.kind]
+        checksum = None
         if kind.kind_class == "copy":
             self._copy(output, reader)
-            return
-        task = _Task(self, output, kind, reader, device)
-        checksum = task.run()
+        else:
+            checksum = _Task(self, output, kind, reader, device).run()
         if self.finished:
             self.finished(output.name, checksum)
 

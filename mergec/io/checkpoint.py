@@ -60,7 +60,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise InputError("E303", f"{path} is not a safetensors file", "give the model's folder, or a .safetensors file")
+            what = f"{path} is not a safetensors file"
+            raise InputError("E303", what, "give the model's folder, or a .safetensors file")
         return _checkpoint(path.parent, [path.name], None, {}, origin=str(path))
     names, index = weight_file_names(path)
     return _checkpoint(path, names, index, _side_files(path))
@@ -173,7 +174,9 @@ def read_json(path: Path, **default: Any) -> Any:
         raise InputError("E311", f"{path} does not exist") from None
     except OSError as error:
         raise InputError("E311", f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError("E308", f"{path} is nested too deeply", "fetch or copy it again") from None
+    except ValueError as error:
         raise InputError("E308", f"{path} is not JSON: {error}", "fetch or copy it again") from None
     if not isinstance(value, dict):
         raise InputError("E308", f"{path} is not a JSON object", "fetch or copy it again")

@@ -1,11 +1,13 @@
-"""Staging: a hidden folder in which the result grows; a journal of what is done; one rename that publishes it.
+"""Staging: a hidden folder in which the result grows; journals of what is done; one rename that publishes it.
 
-Nothing in it looks like a model until it is whole: weights are called `*.part`, and config and index come last.
-An interrupted run leaves the folder and its journal, and the next run of the same plan goes on from there.
+Nothing in it looks like a model until it is whole: weights are called `*.part` until the last moment.
+An interrupted run leaves the folder and its journals, and the next run of the same plan goes on from there.
 """
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import shutil
@@ -20,13 +22,14 @@ from mergec.io import hub
 from mergec.io.layout import Shard, SideFile
 
 MANIFEST_NAME = ".mergec.json"
-_JOURNAL_NAME = "journal"
+_LOCK_NAME = "lock"
+_JOURNAL_STEM = "journal-"
 _COPY_BYTES = 8 << 20
 
 
 def staging_folder(out: Path) -> Path:
     """Where a run into `out` works: beside it, hidden, so that publishing is a rename."""
-    out = Path(os.path.abspath(out))
+    out = out.resolve()
     return out.parent / f".{out.name}.mergec"
 
 
@@ -40,8 +43,10 @@ def check_output(out: Path, sources: Iterable[str], force: bool) -> None:
         if place == folder or place in folder.parents or folder in place.parents:
             what = f"the output {out} is the folder of an input, or inside it or around it: {source}"
             raise UsageError("E400", what, "choose another output folder")
-    if place.exists() and not place.is_dir():
-        raise UsageError("E401", f"the output {out} is a file", "choose another output folder")
+    nearest = next(path for path in (place, *place.parents) if path.exists())
+    if not nearest.is_dir():
+        blocked = "is a file" if nearest == place else f"lies in {nearest.name}, which is a file"
+        raise UsageError("E401", f"the output {out} {blocked}", "choose another output folder")
     made_here = (place / MANIFEST_NAME).is_file()
     if not force and not made_here and place.is_dir() and any(place.iterdir()):
         what = f"the output {out} is not empty and was not made by mergec"
@@ -91,10 +96,21 @@ class Staging:
     def prepare(self) -> None:
         """Make every output file at its full size, its header written. Harmless if done before."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._tidy()
         for number, shard in enumerate(self._shards):
             descriptor = self._descriptor(number)
             _reserve(descriptor, shard.file_bytes)
             _write(descriptor, memoryview(shard.header), 0)
+
+    def _tidy(self) -> None:
+        """Undo a publication that was cut off, and remove what a run of another plan left."""
+        for number, shard in enumerate(self._shards):
+            if (self.folder / shard.file).exists():
+                os.replace(self.folder / shard.file, self.part(number))
+        ours = {self.part(number).name for number in range(len(self._shards))}
+        for entry in self.folder.iterdir():
+            if entry.name not in ours and not _is_record(entry.name):
+                entry.unlink(missing_ok=True)
 
     def _descriptor(self, number: int) -> int:
         with self._lock:
@@ -129,19 +145,21 @@ class Staging:
 
     def publish(self, side_files: Iterable[SideFile], out: Path, plan_hash: str) -> Path | None:
         """Finish the files and rename the folder to `out`; returns where a foreign folder was moved to, if any."""
-        out = Path(os.path.abspath(out))
         with _disk_errors():
-            for number, shard in enumerate(self._shards):
-                os.fsync(self._descriptor(number))
-                os.rename(self.part(number), self.folder / shard.file)
             names = [shard.file for shard in self._shards]
+            for number in range(len(names)):
+                os.fsync(self._descriptor(number))
             for side_file in side_files:
                 _place(side_file, self.folder / side_file.name)
                 names.append(side_file.name)
             manifest = {"plan": plan_hash, "files": sorted(names)}
             (self.folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
-            (self.folder / _JOURNAL_NAME).unlink(missing_ok=True)
-            return _swap(self.folder, out)
+            for number, shard in enumerate(self._shards):
+                os.rename(self.part(number), self.folder / shard.file)
+            for entry in list(self.folder.iterdir()):
+                if _is_record(entry.name):
+                    entry.unlink()
+            return _swap(self.folder, out.resolve())
 
 
 def _place(side_file: SideFile, path: Path) -> None:
@@ -153,95 +171,136 @@ def _place(side_file: SideFile, path: Path) -> None:
 
 def _swap(staged: Path, out: Path) -> Path | None:
     """Rename a staged folder to its final name; what was there is carried over, moved aside or removed."""
-    if not out.exists():
-        os.rename(staged, out)
-        return None
-    made_here = (out / MANIFEST_NAME).is_file()
-    old = out.parent / f".{out.name}.mergec-old" if made_here else aside(out)
-    if made_here and old.exists():
-        shutil.rmtree(old)
-    os.rename(out, old)
+    old = out.parent / f".{out.name}.mergec-old"
+    if old.exists() and out.exists():  # an earlier publication was cut off after its second rename
+        _carry_over(old, out)
+    elif old.exists():  # after its first
+        os.rename(old, out)
+    moved = None
+    if out.exists() and (out / MANIFEST_NAME).is_file():
+        os.rename(out, old)
+    elif out.exists() and any(out.iterdir()):
+        moved = aside(out)
+        os.rename(out, moved)
+    elif out.exists():
+        out.rmdir()
     os.rename(staged, out)
-    if not made_here:
-        empty = not any(old.iterdir())
-        if empty:
-            old.rmdir()
-        return None if empty else old
-    ours = set(json.loads((old / MANIFEST_NAME).read_text())["files"]) | {MANIFEST_NAME}
-    for entry in old.iterdir():
-        if entry.name not in ours and not (out / entry.name).exists():
-            os.rename(entry, out / entry.name)  # what somebody put beside the model stays beside it
+    if old.exists():
+        _carry_over(old, out)
+    return moved
+
+
+def _carry_over(old: Path, new: Path) -> None:
+    """Move what somebody put beside a model to its successor, and remove the rest."""
+    manifest = old / MANIFEST_NAME
+    if manifest.is_file():  # gone when this was cut off while it removed the rest
+        ours = {*json.loads(manifest.read_text())["files"], MANIFEST_NAME}
+        for entry in list(old.iterdir()):
+            if entry.name not in ours and not (new / entry.name).exists():
+                os.rename(entry, new / entry.name)
     shutil.rmtree(old)
-    return None
 
 
 class Journal:
-    """What is done, one JSON line per finished tensor, under a lock that one run at a time can hold.
+    """What is done in a staging folder: a JSON line per finished tensor, with the CRC-32 of its bytes.
 
-    `identity` says what the lines are about: a journal with another one is started anew.
+    Each process writes a journal of its own; `done` is what all of them held when this one was opened, the last
+    word counting. `identity` says what the lines are about: journals with another one are removed. A run has the
+    folder to itself; any number of processes that compute parts of one plan may be `shared` in it.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self._path = folder / _JOURNAL_NAME
+    def __init__(self, folder: Path, identity: Mapping[str, Any], shared: bool = False) -> None:
+        self._folder, self._shared = folder, shared
         self._identity = json.dumps(identity, sort_keys=True)
-        self._stream: IO[str] | None = None
+        self._streams: list[IO[str]] = []
         self._lock = threading.Lock()
-        self.done: dict[str, int] = {}
+        self.done: dict[str, int | None] = {}
 
     def __enter__(self) -> Journal:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = open(self._path, "a+", encoding="utf-8")
-        _lock_file(self._stream)
-        self._stream.seek(0)
-        lines = self._stream.read().split("\n")[:-1]  # a line without its end was cut off
-        if len(lines) > 1 and lines[1] == self._identity:
-            self.done = dict(line for text in lines[2:] if (line := _entry(text)))
-        self._stream.truncate(0)
-        self._stream.write(f"{os.getpid()}\n{self._identity}\n")
-        self._stream.flush()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = open(self._folder / _LOCK_NAME, "a+", encoding="utf-8")
+        self._streams.append(lock)
+        _lock_file(lock, self._shared)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        for path in _journals(self._folder):
+            identity, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+            if identity == self._identity:
+                self.done |= dict(entry for line in lines if (entry := _entry(line)))
+            elif identity:
+                path.unlink()
+        self._streams.append(_new_journal(self._folder))
+        self._write(self._identity)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        for stream in self._streams:
+            stream.close()
 
-    def record(self, name: str, checksum: int) -> None:
-        """Note that a tensor's bytes are all in their place."""
+    def record(self, name: str, checksum: int | None) -> None:
+        """Note that a tensor's bytes are all in their place; None stands for bytes that were copied unseen."""
+        self._write(json.dumps([name, checksum]))
+
+    def _write(self, line: str) -> None:
         with self._lock:
-            assert self._stream is not None
-            self._stream.write(json.dumps([name, checksum]) + "\n")
-            self._stream.flush()
+            self._streams[-1].write(f"{line}\n")
+            self._streams[-1].flush()
 
 
-def _entry(text: str) -> tuple[str, int] | None:
+def _is_record(name: str) -> bool:
+    return name == _LOCK_NAME or name.startswith(_JOURNAL_STEM)
+
+
+def _journals(folder: Path) -> list[Path]:
+    """The journals in a folder, oldest first."""
+    found = folder.glob(f"{_JOURNAL_STEM}*")
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_JOURNAL_STEM)))
+
+
+def _new_journal(folder: Path) -> IO[str]:
+    last = len(_journals(folder))
+    for number in itertools.count(last + 1):
+        try:
+            return open(folder / f"{_JOURNAL_STEM}{number}", "x", encoding="utf-8")
+        except FileExistsError:  # another process took the number
+            continue
+    raise AssertionError
+
+
+def _entry(line: str) -> tuple[str, int | None] | None:
     try:
-        name, checksum = json.loads(text)
+        name, checksum = json.loads(line)
     except ValueError:
         return None
     return name, checksum
 
 
-def _lock_file(stream: IO[str]) -> None:
+def _lock_file(stream: IO[str], shared: bool) -> None:
     try:
         import fcntl
     except ImportError:  # not a POSIX system: runs are not kept apart there
         return
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
         stream.seek(0)
         pid = stream.readline().strip()
         raise UsageError("E404", f"process {pid} is writing to the same output", "wait for it, or stop it") from None
+    except OSError:  # a file system without locks
+        return
 
 
 def _reserve(descriptor: int, size: int) -> None:
     """Give a file its full size, and its blocks where the file system can, so that a full disk shows at once."""
+    if os.fstat(descriptor).st_size == size:
+        return
     with _disk_errors():
         if hasattr(os, "posix_fallocate") and size:
             try:
                 os.posix_fallocate(descriptor, 0, size)
             except OSError as error:
-                if error.errno == 28:
+                if error.errno == errno.ENOSPC:
                     raise
         os.ftruncate(descriptor, size)
 

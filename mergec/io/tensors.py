@@ -78,17 +78,19 @@ def read_header(path: Path) -> Header:
 
 def parse_header(stream: BinaryIO, file: str, file_bytes: int) -> Header:
     """Parse a header from a stream that starts at byte 0 of a file of `file_bytes` bytes."""
-    start = stream.read(8)
-    length = int.from_bytes(start, "little")
+    first = stream.read(8)
+    length = int.from_bytes(first, "little")
     if file_bytes < 8:
         raise _broken(file, f"it has only {count(file_bytes, 'byte')}")
-    if start == b"version ":
+    if first == b"version ":
         raise _broken(file, "it is a Git LFS pointer", "fetch what it points to with `git lfs pull`")
     if length > file_bytes - 8 or length > MAX_HEADER_BYTES:
         raise _broken(file, f"its header claims {length:,} bytes, the file has {file_bytes:,}")
     try:
         entries = json.loads(stream.read(length), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise _broken(file, "its header is nested too deeply") from None
+    except ValueError as error:
         raise _broken(file, f"its header is not JSON ({error})") from None
     if not isinstance(entries, dict):
         raise _broken(file, "its header is not a JSON object")
@@ -110,7 +112,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _tensor_ref(file: str, name: str, entry: Any, start: int) -> TensorRef:
     if not name.isprintable():
-        raise _broken(file, f"the tensor name {ascii(name)} cannot be printed")
+        raise _broken(file, f"the tensor name {name!a} cannot be printed")
     try:
         code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
@@ -118,7 +120,8 @@ def _tensor_ref(file: str, name: str, entry: Any, start: int) -> TensorRef:
     if not all(type(size) is int and size >= 0 for size in (*_sizes(shape), begin, end)):
         raise _broken(file, f"tensor {name!r} has sizes that are not natural numbers")
     if not isinstance(code, str) or code not in _CODES:
-        raise InputError("E313", f"{file}: tensor {name!r} has the unknown dtype {code!r}", f"known are {', '.join(_CODES)}")
+        what = f"{file}: tensor {name!r} has the unknown dtype {code!r}"
+        raise InputError("E313", what, f"known are {', '.join(_CODES)}")
     dtype, item_bytes = _CODES[code]
     if math.prod(shape) * item_bytes != end - begin:
         raise _broken(file, f"tensor {name!r}: {code} {shape} does not fill {end - begin:,} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -24,16 +25,16 @@ def elect(*deltas: Tensor, by: str) -> Tensor:
     Sum: [2, -1, 0] and [-3, 1, 0] elect [minus, plus, plus]. Count: [5, -1, 0] and [-1, -1, 0] elect
     [plus, minus, plus]. TIES-Merging, arXiv:2306.01708, section 3.
     """
-    return total([delta.sign() for delta in deltas] if by == "count" else deltas) >= 0
+    return total((delta.sign() for delta in deltas) if by == "count" else deltas) >= 0
 
 
-def total(deltas: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+def total(deltas: Iterable[Tensor]) -> Tensor:
     """The sum over models from first to last; half types add in float32 and round once."""
     import torch
 
-    dtype = deltas[0].dtype
-    wide = torch.float32 if dtype.itemsize < 4 else dtype
-    result = deltas[0].to(wide)
-    for delta in deltas[1:]:
+    summands = iter(deltas)
+    first = next(summands)
+    result = first.to(torch.float32 if first.dtype.itemsize < 4 else first.dtype)
+    for delta in summands:
         result = result + delta
-    return result.to(dtype)
+    return result.to(first.dtype)

@@ -77,7 +77,8 @@ class Op:
         if self.output == "scalar":
             return TensorType((), "float64", "scalar")
         like = next(node.type for node in nodes if node.type.space != "scalar")
-        return TensorType(like.shape, str(attrs.get("dtype", like.dtype)), self._output_space(nodes))
+        dtype = {"sign": "bool", "probability": "float32"}.get(self.output, like.dtype)
+        return TensorType(like.shape, str(attrs.get("dtype", dtype)), self._output_space(nodes))
 
     def _output_space(self, nodes: Sequence[Node]) -> Space:
         return nodes[0].type.space if self.name == "cast" else self.output

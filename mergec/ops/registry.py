@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from mergec.errors import UsageError, did_you_mean
+from mergec.errors import MergecError, UsageError, did_you_mean
 from mergec.graph import Node
 from mergec.ops.op import OPS, Op, Reducer, SpaceError, Tile, op  # noqa: F401
 
@@ -211,6 +211,8 @@ def load_plugin(path: Path) -> None:
         raise UsageError("E502", f"no plugin file {path}", "give a Python file, such as --plugin my_method.py")
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except MergecError:
+        raise
     except Exception as error:  # a plugin is a program of its own and may raise anything
         what = f"the plugin {path} cannot be loaded: {type(error).__name__}: {error}"
         raise UsageError("E502", what, f"does `python {path}` run?") from error

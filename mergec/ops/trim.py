@@ -193,7 +193,7 @@ def _ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile)
         return magnitude >= threshold
     if last < tile.start:
         return magnitude > threshold
-    return (magnitude > threshold) | ((magnitude == threshold) & (tile.index() <= last))
+    return (magnitude > threshold) | ((magnitude == threshold) & (tile.index() <= int(last)))
 
 
 @op("map", "delta -> delta", scratch_bytes=40)

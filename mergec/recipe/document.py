@@ -67,10 +67,10 @@ def parse(text: str, file: str) -> Document:
     return Document(file, text, value, reader.values, reader.keys)
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str, file: str) -> Any:
     """One YAML value, as it would be read inside a recipe (`--set`)."""
-    root = _compose(text, "--set")
-    reader = _Reader("--set")
+    root = _compose(text, file)
+    reader = _Reader(file)
     value = reader.read(root, (), 0) if root is not None else None
     if reader.problems:
         raise RecipeError(reader.problems)

@@ -51,12 +51,13 @@ def _text(path: FilePath) -> str:
     except UnicodeDecodeError as error:
         before = error.object[: error.start].decode()
         place = Place(str(path), before.count("\n") + 1, len(before) - before.rfind("\n"))
-        raise RecipeError([Problem(place, "E008", "cannot read the recipe: not UTF-8 text", "save it as UTF-8")]) from None
+        what = "cannot read the recipe: not UTF-8 text"
+        raise RecipeError([Problem(place, "E008", what, "save it as UTF-8")]) from None
 
 
 def with_overrides(document: Document, overrides: Sequence[tuple[str, str]]) -> Document:
     for dotted, value in overrides:
-        document = document.with_value(dotted, parse_value(value))
+        document = document.with_value(dotted, parse_value(value, f"--set {dotted}"))
     return document
 
 
@@ -92,7 +93,8 @@ def read_recipe(document: Document) -> tuple[Recipe | None, list[Problem]]:
 
 def _is_implied(document: Document, found: Any) -> bool:
     """Whether `models` is missing because `slices` or `modules` stand in its place, which is said already."""
-    return found["type"] == "missing" and found["loc"] == ("models",) and bool({"slices", "modules"} & set(document.value))
+    stands_in = {"slices", "modules"} & set(document.value)
+    return found["type"] == "missing" and found["loc"] == ("models",) and bool(stands_in)
 
 
 def _problem(document: Document, found: Any) -> Problem:
@@ -109,7 +111,8 @@ def _problem(document: Document, found: Any) -> Problem:
         return Problem(where, "E104", what, _near(found) or _description(path))
     expected = _TYPE_WORDS.get(kind) or found["msg"].lower().replace("input should be ", "a number ")
     if isinstance(path[-1], int):
-        return Problem(where, "E103", f"found {shown} in '{path[-2]}', expected {expected}", _entry_hint(found["input"]))
+        what = f"found {shown} in '{path[-2]}', expected {expected}"
+        return Problem(where, "E103", what, _entry_hint(found["input"]))
     is_bare = kind == "string_type" and isinstance(found["input"], (bool, int, float))
     hint = "quote it if it is text" if is_bare else _description(path)
     return Problem(where, "E103", f"found {shown} for '{name}', expected {expected}", hint)

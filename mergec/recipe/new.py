@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergec.errors import count
 from mergec.ops.registry import Method, Parameter, find_method
 from mergec.recipe.settings import expectation
 
@@ -17,31 +18,38 @@ def recipe_text(name: str) -> str:
     It gives every parameter its default, or an example where there is none.
     """
     method = find_method(name)
-    lines = [f"# {method.summary}", f"# {method.paper}", f"merge_method: {method.name}"]
-    if method.base == "origin":
-        lines.append("base_model: path/to/base            # a folder, a .safetensors file, or a Hugging Face id")
-    lines += ["models:"]
     own = [p for p in method.parameters.values() if p.per_model and p.name not in _SKIPPED]
-    for number in range(max(method.models[0], 2) if method.models[1] is None else method.models[0]):
-        lines.append(f"  - model: path/to/model-{number + 1}")
-        if own:
-            lines.append("    parameters:")
-            lines += [f"      {_entry(parameter, commented=number == 0)}" for parameter in own]
     shared = [p for p in method.parameters.values() if not p.per_model and p.name not in _SKIPPED]
-    if shared:
-        lines.append("parameters:")
-        lines += [f"  {_entry(parameter)}" for parameter in shared]
-    lines.append("dtype: bfloat16                      # what the result is stored as")
+    low, high = method.models
+    where = "a folder, a .safetensors file, or a Hugging Face id"
+    lines = [(f"merge_method: {method.name}", "how the tensors are combined")]
+    if method.base == "origin":
+        lines.append(("base_model: path/to/base", where))
+    lines.append(("models:", ""))
+    for number in range(max(low, 2) if high is None else low):
+        first = number == 0
+        lines.append((f"  - model: path/to/model-{number + 1}", where if first else ""))
+        lines += [("    parameters:", "")] * bool(own)
+        lines += [(f"      {_entry(parameter)}", _comment(parameter) if first else "") for parameter in own]
+    lines += [("parameters:", "")] * bool(shared)
+    lines += [(f"  {_entry(parameter)}", _comment(parameter)) for parameter in shared]
+    lines.append(("dtype: bfloat16", "what inputs are cast to, and what the result is stored as"))
     if method.takes_draw:
-        lines.append("seed: 0                              # another seed drops other entries")
-    lines.append("tokenizer_source: base               # whose tokenizer is copied" if method.base == "origin" else "")
-    return "\n".join(line.rstrip() for line in lines if line) + "\n"
+        lines.append(("seed: 0", "another seed drops other entries"))
+    if method.base == "origin":
+        lines.append(("tokenizer_source: base", "whose tokenizer is copied"))
+    width = max(len(text) for text, _ in lines)
+    body = [f"{text:<{width}}  # {comment}" if comment else text for text, comment in lines]
+    return "\n".join([f"# {method.summary}", f"# {method.paper}", *body]) + "\n"
 
 
-def _entry(parameter: Parameter, commented: bool = True) -> str:
+def _entry(parameter: Parameter) -> str:
     value = _EXAMPLES.get(parameter.name, parameter.default)
-    text = f"{parameter.name}: {_yaml(1.0 if value is None else value)}"
-    return f"{text:<30} # {parameter.description}; {expectation(parameter)}" if commented else text
+    return f"{parameter.name}: {_yaml(1.0 if value is None else value)}"
+
+
+def _comment(parameter: Parameter) -> str:
+    return f"{parameter.description}; {expectation(parameter)}"
 
 
 def _yaml(value: Any) -> str:
@@ -51,21 +59,22 @@ def _yaml(value: Any) -> str:
 def method_text(method: Method) -> str:
     """What `mergec methods NAME` prints: the documentation, the models it takes, its parameters."""
     low, high = method.models
-    models = f"{low}" if low == high else f"{low} or more"
+    models = count(low, "model") if low == high else f"{low} or more models"
     base = " and a base_model" if method.base == "origin" else ""
     lines = [
         f"{method.name} (version {method.version})  {method.paper}",
         "",
         method.doc,
         "",
-        f"takes {models} model(s){base}",
+        f"takes {models}{base}",
     ]
     lines += ["", "parameters"]
+    width = max(map(len, method.parameters), default=0)
     for parameter in method.parameters.values():
         scope = "per model" if parameter.per_model else "shared"
         default = "required" if parameter.required else f"default {_yaml(parameter.default)}"
         lines += [
-            f"  {parameter.name:<10} {expectation(parameter)}; {default}; {scope}",
-            f"  {'':<10} {parameter.description}",
+            f"  {parameter.name:<{width}} {expectation(parameter)}; {default}; {scope}",
+            f"  {'':<{width}} {parameter.description}",
         ]
     return "\n".join(lines)

@@ -1,0 +1,862 @@
+"""Every kind of mistake we could think of: found before a weight is read, at its place, in words, with a way out.
+
+In the recipes below a caret stands where the message points; it is taken out before the recipe is written. What is
+expected is the code and the text of the printed line.
+"""
+
+# ruff: noqa: E501 - a message is one line
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from recipes_fixtures import CONFIG, SHAPES, mergec, safetensors_bytes, write_family, write_model
+
+from mergec.io.reader import Reader
+
+Spoil = Callable[[Path], object]
+
+
+class Mistake:
+    """A recipe with carets, the lines it must be answered with, and what is done to the input folders before."""
+
+    def __init__(self, name: str, recipe: str, *steps: str | Spoil) -> None:
+        self.name = name
+        self.expected = [step for step in steps if isinstance(step, str)]
+        self.spoils = [step for step in steps if not isinstance(step, str)]
+        self.recipe, self.places = _without_carets(recipe)
+
+    @property
+    def lines(self) -> list[str]:
+        split = [text.partition(" ") for text in self.expected]
+        return [
+            f"recipe.yml:{place}: error[{code}]: {rest}"
+            for place, (code, _, rest) in zip(self.places, split, strict=True)
+        ]
+
+
+def _without_carets(text: str) -> tuple[str, list[str]]:
+    places = []
+    while "^" in text:
+        before, _, after = text.partition("^")
+        places.append(f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}")
+        text = before + after
+    return text, places
+
+
+# ---------------------------------------------------------------------------------------------- recipes
+
+
+def remove(name: str) -> Spoil:
+    def spoil(root: Path) -> None:
+        path = root / name
+        files = [*path.iterdir()] if path.is_dir() else [path]
+        for file in files:
+            file.unlink()
+        if path.is_dir():
+            path.rmdir()
+
+    return spoil
+
+
+def rename(old: str, new: str) -> Spoil:
+    return lambda root: (root / old).rename(root / new)
+
+
+def folder_of_recipes(name: str) -> Spoil:
+    def spoil(root: Path) -> None:
+        (root / name).mkdir()
+        (root / name / "soup.yml").write_text(LINEAR)
+
+    return spoil
+
+
+LINEAR = """\
+merge_method: linear
+models: [{model: a}, {model: b}]
+parameters: {weight: 1}
+"""
+BOMB = "metadata:\n  - &a0 [^1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]\n" for n in range(1, 12)
+)
+
+
+def ties(shared: str = "", own: str = "weight: 0.5") -> str:
+    """TIES of `a` on `base`, with settings for all models and settings of `a`."""
+    return (
+        "merge_method: ties\nbase_model: base\nmodels:\n  - model: a\n"
+        f"    parameters: {{{own}}}\nparameters: {{weight: 1, {shared}}}\n".replace("{weight: 1, weight", "{weight")
+    )
+
+
+def della(shared: str) -> str:
+    return f"merge_method: della\nbase_model: base\nmodels: [{{model: a}}]\nparameters: {{weight: 1, {shared}}}\n"
+
+
+# fmt: off
+RECIPES = [
+    # -------------------------------------------------------------- the file and its YAML
+    Mistake("empty file", "^",
+        "E002 found nothing, expected a mapping such as 'merge_method: ties'; hint: `mergec new ties` prints a recipe to start from"),
+    Mistake("only a comment", "^# nothing yet\n",
+        "E002 found nothing, expected a mapping such as 'merge_method: ties'; hint: `mergec new ties` prints a recipe to start from"),
+    Mistake("a list instead of a mapping", "^- merge_method: ties\n",
+        "E002 found a list, expected a mapping such as 'merge_method: ties'; hint: `mergec new ties` prints a recipe to start from"),
+    Mistake("a word instead of a mapping", "^ties\n",
+        "E002 found a plain value, expected a mapping such as 'merge_method: ties'; hint: `mergec new ties` prints a recipe to start from"),
+    Mistake("a tab for indentation", "merge_method: linear\nmodels:\n^\t- model: a\n",
+        "E001 not YAML: found character '\\t' that cannot start any token; hint: YAML is indented with spaces, never tabs"),
+    Mistake("an unclosed quote", 'merge_method: linear\nname: ^"soup\nmodels: [{model: a}]\n',
+        "E001 not YAML: found unexpected end of stream while scanning a quoted scalar that begins here; hint: check indentation, quotes and colons here"),
+    Mistake("an unclosed bracket", "merge_method: linear\nmodels: ^[{model: a}\n",
+        "E001 not YAML: expected ',' or ']', but got '<stream end>' while parsing a flow sequence that begins here; hint: check indentation, quotes and colons here"),
+    Mistake("a colon too many", "merge_method: linear^: ties\n",
+        "E001 not YAML: mapping values are not allowed here; hint: check indentation, quotes and colons here"),
+    Mistake("a key without a colon", LINEAR + "^name\n",
+        "E001 not YAML: could not find expected ':' while scanning a simple key that begins here; hint: check indentation, quotes and colons here"),
+    Mistake("entries that are not aligned", "merge_method: linear\nmodels:\n  - model: a\n ^- model: b\n",
+        "E001 not YAML: expected <block end>, but found '<block sequence start>'; hint: check indentation, quotes and colons here"),
+    Mistake("a control character", "merge_method: linear\nname: a^\x07b\n",
+        "E001 not YAML: unacceptable character #x0007: special characters are not allowed; hint: remove the character"),
+    Mistake("a key twice", LINEAR + "seed: 1\n^seed: 2\n",
+        "E004 the key 'seed' stands twice, first on line 4; hint: remove one"),
+    Mistake("a nested key twice", LINEAR.replace("{weight: 1}", "{weight: 1, ^weight: 2}"),
+        "E004 the key 'weight' stands twice, first on line 3; hint: remove one"),
+    Mistake("a second document", LINEAR + "^---\n" + LINEAR,
+        "E003 found a second YAML document, expected one recipe per file; hint: give each recipe a file of its own"),
+    Mistake("an alias without an anchor", LINEAR + "metadata: ^*missing\n",
+        "E001 not YAML: found undefined alias 'missing'; hint: check indentation, quotes and colons here"),
+    Mistake("a blank entry", "merge_method: linear\nmodels:\n  -^\n  - model: b\nparameters: {weight: 1}\n",
+        "E103 found nothing in 'models', expected a mapping; hint: what is merged, in order, each as `- model: PATH`"),
+    Mistake("an alias in its own value", LINEAR + "metadata: ^&me [1, *me]\n",
+        "E009 an alias inside this value refers to the value itself; hint: remove the alias"),
+    Mistake("nested aliases", LINEAR + BOMB,
+        "E009 the recipe expands to too many values; hint: are aliases (*name) nested?"),
+    Mistake("lists too deep", LINEAR + "metadata: " + "[" * 32 + "^[" + "]" * 33 + "\n",
+        "E009 the recipe is nested too deeply; hint: at most 32 levels are read"),
+    Mistake("lists far too deep", "^" + LINEAR + "metadata: " + "[" * 5000 + "]" * 5000 + "\n",
+        "E009 the recipe is nested too deeply; hint: at most 32 levels are read"),
+    Mistake("a file too large", "^" + LINEAR + "#" * (256 * 1024),
+        "E009 the recipe is larger than 256 KiB; hint: is this the right file?"),
+    Mistake("not UTF-8", LINEAR + "name: ^\udcff\n",
+        "E008 cannot read the recipe: not UTF-8 text; hint: save it as UTF-8"),
+    Mistake("an unknown tag", LINEAR + "name: ^!soup a\n",
+        "E006 found the tag !soup, expected plain YAML; hint: remove the tag"),
+    Mistake("a Python tag", LINEAR + "metadata: ^!!python/object/apply:os.system [ls]\n",
+        "E006 found the tag !!python/object/apply:os.system, expected plain YAML; hint: remove the tag"),
+    Mistake("a number as a key", LINEAR + "^1: a\n",
+        "E005 found '1' as a key, expected a name; hint: quote it if it is a name"),
+    Mistake("yes as a key", LINEAR + "^yes: a\n",
+        "E101 unknown key 'yes' in a recipe; hint: known here: base_model, compat, compute_dtype, dtype, merge_method, metadata, models, name, out_dtype, parameters, seed, tokenizer_source"),
+    Mistake("a list as a key", LINEAR + "^[a, b]: c\n",
+        "E005 found a list or mapping as a key, expected a name; hint: quote it if it is a name"),
+    Mistake("merging what is not a mapping", LINEAR + "<<: [^1, ^2]\n",
+        "E005 found a merge key whose value is not a mapping; hint: give it an alias of a mapping, such as *shared",
+        "E005 found a merge key whose value is not a mapping; hint: give it an alias of a mapping, such as *shared"),
+    Mistake("no file", "^",
+        "E008 no such file; hint: `mergec new ties` prints a recipe to start from",
+        remove("recipe.yml")),
+    Mistake("no file, and others beside it", "^",
+        "E008 no such file; hint: did you mean 'receipe.yml'?",
+        rename("recipe.yml", "receipe.yml")),
+    Mistake("a folder", "^",
+        "E008 cannot read the recipe: Is a directory; hint: known here: soup.yml",
+        remove("recipe.yml"), folder_of_recipes("recipe.yml")),
+    # -------------------------------------------------------------- keys
+    Mistake("a misspelt key", LINEAR + "^dtpye: float32\n",
+        "E101 unknown key 'dtpye' in a recipe; hint: did you mean 'dtype'?"),
+    Mistake("a key that is nothing like one", LINEAR + "^frobnicate: 1\n",
+        "E101 unknown key 'frobnicate' in a recipe; hint: known here: base_model, compat, compute_dtype, dtype, merge_method, metadata, models, name, out_dtype, parameters, seed, tokenizer_source"),
+    Mistake("a misspelt key of a model", "merge_method: passthrough\nmodels: [{model: a, ^paramters: {scale: 1}}]\n",
+        "E101 unknown key 'paramters' in a model's entry; hint: did you mean 'parameters'?"),
+    Mistake("a parameter at the top level", LINEAR + "^normalize: false\n",
+        "E101 'normalize' is a parameter of a method and does not stand here; hint: put it under 'parameters:'"),
+    Mistake("a parameter beside a model", "merge_method: linear\nmodels: [{model: a, ^weight: 1}]\nparameters: {weight: 1}\n",
+        "E101 'weight' is a parameter of a method and does not stand here; hint: put it under 'parameters:'"),
+    Mistake("slices", "merge_method: linear\n^slices: []\n",
+        "E105 'slices' of mergekit's language is not supported yet; hint: give whole models under 'models:'"),
+    Mistake("modules", LINEAR + "^modules: {}\n",
+        "E105 'modules' of mergekit's language is not supported yet; hint: give whole models under 'models:'"),
+    Mistake("tokenizer", LINEAR + "^tokenizer: {source: union}\n",
+        "E105 'tokenizer' of mergekit's language is not supported yet; hint: use 'tokenizer_source: base' or one of the models"),
+    Mistake("chat_template", LINEAR + "^chat_template: chatml\n",
+        "E105 'chat_template' of mergekit's language is not supported yet; hint: the tokenizer's donor brings its own template; choose it with 'tokenizer_source'"),
+    Mistake("no merge_method", "^models: [{model: a}]\n",
+        "E102 the key 'merge_method' is missing; hint: how the models are merged; `mergec methods` lists the methods"),
+    Mistake("no models", "^merge_method: linear\n",
+        "E102 the key 'models' is missing; hint: what is merged, in order, each as `- model: PATH`"),
+    Mistake("no model in an entry", "merge_method: linear\nmodels: [^{parameters: {weight: 1}}]\n",
+        "E102 the key 'model' is missing; hint: a folder, a .safetensors file, or a Hugging Face id with optional @revision"),
+    # -------------------------------------------------------------- types and words
+    Mistake("merge_method is a number", "merge_method: ^3\nmodels: [{model: a}]\n",
+        "E103 found 3 for 'merge_method', expected text; hint: quote it if it is text"),
+    Mistake("merge_method is nothing", "^merge_method:\nmodels: [{model: a}]\n",
+        "E103 found nothing for 'merge_method', expected text; hint: how the models are merged; `mergec methods` lists the methods"),
+    Mistake("models is a mapping", "merge_method: linear\nmodels: ^{a: 1}\n",
+        "E103 found a mapping for 'models', expected a list; hint: what is merged, in order, each as `- model: PATH`"),
+    Mistake("models is empty", "merge_method: linear\nmodels: ^[]\n",
+        "E103 found an empty list for 'models', expected at least one entry; hint: what is merged, in order, each as `- model: PATH`"),
+    Mistake("models is nothing", "merge_method: linear\n^models:\n",
+        "E103 found nothing for 'models', expected a list; hint: what is merged, in order, each as `- model: PATH`"),
+    Mistake("models of plain names", "merge_method: linear\nmodels: [^a, ^b]\n",
+        "E103 found 'a' in 'models', expected a mapping; hint: write `- model: a`",
+        "E103 found 'b' in 'models', expected a mapping; hint: write `- model: b`"),
+    Mistake("a model is a number", "merge_method: linear\nmodels: [{model: ^7}]\nparameters: {weight: 1}\n",
+        "E103 found 7 for 'model', expected text; hint: quote it if it is text"),
+    Mistake("a model is empty", "merge_method: linear\nmodels: [{model: ^''}]\nparameters: {weight: 1}\n",
+        "E103 found '' for 'model', expected text that is not empty; hint: a folder, a .safetensors file, or a Hugging Face id with optional @revision"),
+    Mistake("base_model is a list", LINEAR + "base_model: ^[base]\n",
+        "E103 found a list for 'base_model', expected text; hint: the model that deltas are taken from; it also gives config and tokenizer"),
+    Mistake("parameters is a list", "merge_method: linear\nmodels: [{model: a}]\nparameters: ^[weight]\n",
+        "E103 found a list for 'parameters', expected a mapping; hint: settings for all models and for the method"),
+    Mistake("a model's parameters are text", "merge_method: linear\nmodels: [{model: a, parameters: ^0.5}]\n",
+        "E103 found 0.5 for 'parameters', expected a mapping; hint: settings for this model; they win over the top level's"),
+    Mistake("an unknown dtype", LINEAR + "dtype: ^bf16\n",
+        "E104 found 'bf16' for 'dtype', expected 'bfloat16', 'float16', 'float32' or 'float64'; hint: did you mean 'bfloat16'?"),
+    Mistake("an integer dtype", LINEAR + "out_dtype: ^int8\n",
+        "E104 found 'int8' for 'out_dtype', expected 'bfloat16', 'float16', 'float32' or 'float64'; hint: what the result is stored as; left out: dtype, or as the inputs"),
+    Mistake("a dtype that is a number", LINEAR + "dtype: ^16\n",
+        "E104 found 16 for 'dtype', expected 'bfloat16', 'float16', 'float32' or 'float64'; hint: what inputs are cast to before they are merged"),
+    Mistake("an unknown compute_dtype", LINEAR + "compute_dtype: ^float16\n",
+        "E104 found 'float16' for 'compute_dtype', expected 'float32' or 'float64'; hint: what the arithmetic is done in; left out: float32, or float64 for float64 inputs"),
+    Mistake("an unknown compat", LINEAR + "compat: ^mergkit\n",
+        "E104 found 'mergkit' for 'compat', expected 'mergekit'; hint: did you mean 'mergekit'?"),
+    Mistake("a negative seed", LINEAR + "seed: ^-1\n",
+        "E103 found -1 for 'seed', expected a number greater than or equal to 0; hint: what random methods draw from, with tensor and model"),
+    Mistake("a seed beyond 64 bits", LINEAR + "seed: ^18446744073709551616\n",
+        "E103 found 18446744073709551616 for 'seed', expected a number less than 18446744073709551616; hint: what random methods draw from, with tensor and model"),
+    Mistake("a fractional seed", LINEAR + "seed: ^1.5\n",
+        "E103 found 1.5 for 'seed', expected a whole number; hint: what random methods draw from, with tensor and model"),
+    Mistake("a seed that is a word", LINEAR + "seed: ^lucky\n",
+        "E103 found 'lucky' for 'seed', expected a whole number; hint: what random methods draw from, with tensor and model"),
+    Mistake("a name that is a number", LINEAR + "name: ^7\n",
+        "E103 found 7 for 'name', expected text; hint: quote it if it is text"),
+    Mistake("an empty name", LINEAR + "name: ^''\n",
+        "E103 found '' for 'name', expected text that is not empty; hint: a name for the merge; free text"),
+    # -------------------------------------------------------------- methods and their models
+    Mistake("a misspelt method", "merge_method: ^tise\nmodels: [{model: a}]\n",
+        "E200 unknown merge method 'tise'; hint: did you mean 'ties'?"),
+    Mistake("an unknown method", "merge_method: ^frankenmerge\nmodels: [{model: a}]\n",
+        "E200 unknown merge method 'frankenmerge'; hint: known here: breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, linear, model_stock, passthrough, slerp, task_arithmetic, ties"),
+    Mistake("no base_model", "merge_method: ^ties\nmodels: [{model: a}]\nparameters: {weight: 1}\n",
+        "E210 ties takes deltas from a base, and the recipe has no 'base_model'; hint: add base_model: MODEL"),
+    Mistake("three models for slerp", "merge_method: slerp\nbase_model: base\nmodels: ^[{model: a}, {model: b}]\nparameters: {t: 0.5}\n",
+        "E211 slerp merges exactly 1 model beside the base, found 2 models; hint: remove the others"),
+    Mistake("two models for passthrough", "merge_method: passthrough\nmodels: ^[{model: a}, {model: b}]\n",
+        "E211 passthrough merges exactly 1 model, found 2 models; hint: remove the others"),
+    Mistake("one model for model_stock", "merge_method: model_stock\nbase_model: base\nmodels: ^[{model: base}, {model: a}]\n",
+        "E211 model_stock merges at least 2 models beside the base, found 1 model; hint: add more under 'models:'"),
+    Mistake("only the base", "merge_method: ties\nbase_model: base\nmodels: ^[{model: base}]\nparameters: {weight: 1}\n",
+        "E211 ties merges at least 1 model beside the base, found 0 models; hint: add more under 'models:'"),
+    Mistake("a model twice", "merge_method: linear\nmodels: [{model: a}, {model: ^a}]\nparameters: {weight: 1}\n",
+        "E212 the model 'a' is listed twice, first on line 2; hint: add up the weights and list it once"),
+    Mistake("tokenizer_source of a stranger", LINEAR + "tokenizer_source: ^c\n",
+        "E213 found 'c' for 'tokenizer_source', expected 'base' or a model of this recipe; hint: known here: a, b, base"),
+    Mistake("tokenizer_source base without one", LINEAR + "tokenizer_source: ^base\n",
+        "E213 tokenizer_source is 'base', and the recipe has no 'base_model'; hint: add base_model: MODEL, or name one of the models"),
+    Mistake("tokenizer_source union", LINEAR + "tokenizer_source: ^union\n",
+        "E105 found 'union' for 'tokenizer_source', which is not supported yet, expected 'base' or a model; hint: all models must share one vocabulary for now"),
+    # -------------------------------------------------------------- parameters
+    Mistake("a misspelt parameter", ties("^densty: 0.5"),
+        "E202 ties has no parameter 'densty'; hint: did you mean 'density'?"),
+    Mistake("a parameter of another method", ties("^gamma: 0.01"),
+        "E202 ties has no parameter 'gamma'; hint: it belongs to breadcrumbs, breadcrumbs_ties; mergekit ignores it here, so removing it changes nothing"),
+    Mistake("a parameter of no method", ties("^sparsity: 0.5"),
+        "E202 ties has no parameter 'sparsity'; hint: known here: density, elect, int8_mask, lambda, normalize, rescale, weight"),
+    Mistake("a shared parameter under a model", ties(own="^normalize: false"),
+        "E203 'normalize' holds for the whole merge and has no effect under one model; hint: move it to the top-level 'parameters:'"),
+    Mistake("a density above 1", ties("density: ^1.5"),
+        "E205 found 1.5 for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"),
+    Mistake("a density below 0", ties("density: ^-0.1"),
+        "E205 found -0.1 for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"),
+    Mistake("a density that is a word", ties("density: ^half"),
+        "E205 found 'half' for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"),
+    Mistake("a density that is nothing", ties("density: ^null"),
+        "E205 found nothing for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"),
+    Mistake("an infinite weight", ties(own="weight: ^.inf"),
+        "E205 found inf for 'weight', expected a finite number; hint: how much of the model goes into the merge"),
+    Mistake("a weight that is no number", ties(own="weight: ^.nan"),
+        "E205 found nan for 'weight', expected a finite number; hint: how much of the model goes into the merge"),
+    Mistake("a normalize that is a number", ties("normalize: ^2"),
+        "E205 found 2 for 'normalize', expected true or false; hint: divide by the sum of the weights that took part"),
+    Mistake("an elect that is unknown", ties("elect: ^majority"),
+        "E205 found 'majority' for 'elect', expected one of: sum, count; hint: how signs are elected: by the sum of the weighted deltas, or by how many have each sign"),
+    Mistake("a knot that is out of range", ties("density: [1, ^2, 0.5]"),
+        "E205 found 2 for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"),
+    Mistake("two knots of the wrong type", ties("density: [1, ^low, ^high]"),
+        "E205 found 'low' for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept",
+        "E205 found 'high' for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"),
+    Mistake("a gradient in a gradient", ties("density: [1, ^[0.5, 0.1]]"),
+        "E205 found [0.5, 0.1] for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"),
+    Mistake("an empty gradient", ties("density: ^[]"),
+        "E207 found an empty list for 'density'; hint: remove it"),
+    Mistake("values mixed with filters", ties("density: ^[0.5, {filter: mlp, value: 1}]"),
+        "E207 the list of 'density' mixes plain values with {filter, value} entries; hint: make every entry {filter, value}"),
+    Mistake("a filter without a value", ties("density: [^{filter: mlp}]"),
+        "E207 a setting of 'density' has no 'value'; hint: write {filter: PART OF A NAME, value: ...}"),
+    Mistake("a filter with an unknown key", ties("density: [{^layer: mlp, value: 1}]"),
+        "E207 found 'layer' in a setting of 'density', expected only 'value' and 'filter'; hint: write {filter: PART OF A NAME, value: ...}"),
+    Mistake("a filter that is a number", ties("density: [{filter: ^3, value: 1}]"),
+        "E207 found 3 as a filter, expected a part of a tensor's name; hint: quote it"),
+    Mistake("a filtered value out of range", ties("density: [{filter: mlp, value: ^3}, {value: 1}]"),
+        "E205 found 3 for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"),
+    Mistake("a plain mapping as a value", ties("density: ^{mlp: 0.5, attn: 0.3}"),
+        "E207 found a mapping for 'density' that is no setting; hint: write {filter: PART OF A NAME, value: ...}"),
+    Mistake("filters without a fallback", ties("weight: [{filter: mlp, value: ^0.5}]", own=""),
+        "E204 no entry of 'weight' matches lm_head.weight and 6 more tensors for 'a'; hint: end the list with an entry that has no filter"),
+    Mistake("no weight for one model", "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: ^b}]\n",
+        "E201 linear needs a 'weight' for 'b', and the recipe gives none; hint: add weight under 'parameters:'"),
+    Mistake("no t for slerp", "merge_method: ^slerp\nbase_model: base\nmodels: [{model: a}]\n",
+        "E201 slerp needs a 't', and the recipe gives none; hint: add t under 'parameters:'"),
+    Mistake("t under a model", "merge_method: slerp\nbase_model: base\nmodels: [{model: a, parameters: {^t: 0.5}}]\n",
+        "E203 't' holds for the whole merge and has no effect under one model; hint: move it to the top-level 'parameters:'"),
+    Mistake("weights that cancel out", "merge_method: linear\nmodels: [{model: a, parameters: {weight: ^1}}, {model: b, parameters: {weight: -1}}]\n",
+        "E206 weights 1, -1 sum to zero, and normalize divides by their sum (for lm_head.weight and 8 more tensors); hint: set normalize: false"),
+    Mistake("weights that are all zero", "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: ^0}\n",
+        "E206 every weight is 0, and normalize divides by their sum (for lm_head.weight and 8 more tensors); hint: give one model a weight"),
+    Mistake("weights that cancel out in one layer", "merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: ^[1, -1]}}\n  - {model: b, parameters: {weight: 1}}\n",
+        "E206 weights -1, 1 sum to zero, and normalize divides by their sum (for model.layers.1.input_layernorm.weight and 2 more tensors); hint: set normalize: false"),
+    Mistake("an epsilon too large for its density", della("density: 0.9, epsilon: ^0.2"),
+        "E206 keep probabilities would run from 0.7 to 1.1, expected both inside (0, 1) (for lm_head.weight and 8 more tensors); hint: epsilon must be below 0.1 at density 0.9"),
+    Mistake("an epsilon of 1", della("epsilon: ^1.0"),
+        "E205 found 1.0 for 'epsilon', expected a number in [0, 1); hint: half the spread of keep probabilities: density - epsilon to density + epsilon"),
+    Mistake("a rescale that is unknown", della("rescale: ^l2"),
+        "E205 found 'l2' for 'rescale', expected true or false or one of: inverse_prob, l1, none; hint: after dropping at random, divide by the keep probability (inverse_prob, true), restore the delta's L1 norm (l1; true under compat: mergekit) or leave it (none, false)"),
+]
+# fmt: on
+
+# ----------------------------------------------------------------------------------------------- inputs
+
+TWO = "merge_method: linear\nmodels: [{model: a}, {model: ^b}]\nparameters: {weight: 1}\n"
+
+
+def write(name: str, data: bytes) -> Spoil:
+    return lambda root: (root / name).write_bytes(data)
+
+
+def edit(name: str, change: Callable[[bytes], bytes]) -> Spoil:
+    return lambda root: (root / name).write_bytes(change((root / name).read_bytes()))
+
+
+def edit_text(name: str, old: str, new: str) -> Spoil:
+    def change(data: bytes) -> bytes:
+        assert old in data.decode()
+        return data.decode().replace(old, new).encode()
+
+    return edit(name, change)
+
+
+def rewrite(model: str, **options: object) -> Spoil:
+    """Write a model anew, with other shapes, dtypes, config or shards."""
+
+    def spoil(root: Path) -> None:
+        remove(model)(root)
+        write_model(root / model, seed=model, **options)  # type: ignore[arg-type]
+
+    return spoil
+
+
+def header(text: str) -> Spoil:
+    """Give `b` a file whose header is this text; ENTRY is a sound entry of four bytes."""
+    data = text.replace("ENTRY", '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}').encode()
+    return write("b/model.safetensors", len(data).to_bytes(8, "little") + data + bytes(8))
+
+
+def shapes(changed: dict[str, tuple[int, ...]]) -> Spoil:
+    return rewrite("b", shapes=SHAPES | changed)
+
+
+def without(*names: str) -> Spoil:
+    return rewrite("b", shapes={name: shape for name, shape in SHAPES.items() if name not in names})
+
+
+def shards() -> Spoil:
+    return rewrite("b", shards=3)
+
+
+def dtypes(name: str, dtype: str) -> Spoil:
+    return rewrite("b", dtypes={name: dtype})
+
+
+def both_dtypes(name: str, first: str, second: str) -> Spoil:
+    def spoil(root: Path) -> None:
+        rewrite("a", dtypes={name: first})(root)
+        rewrite("b", dtypes={name: second})(root)
+
+    return spoil
+
+
+def quantised() -> Spoil:
+    return write("b/config.json", json.dumps({**CONFIG, "quantization_config": {"quant_method": "gptq"}}).encode())
+
+
+def other_architecture() -> Spoil:
+    return rewrite("b", shapes={f"transformer.{letter}.weight": (4, 4) for letter in "abcdefghijkl"})
+
+
+def fewer_layers(config: dict[str, object]) -> Spoil:
+    return rewrite("b", shapes={name: shape for name, shape in SHAPES.items() if ".1." not in name}, config=config)
+
+
+def one_file() -> bytes:
+    return safetensors_bytes({name: ("float32", shape) for name, shape in SHAPES.items()})
+
+
+def nested_header() -> bytes:
+    depth = 50_000
+    return (2 * depth).to_bytes(8, "little") + b"[" * depth + b"]" * depth
+
+
+# fmt: off
+INPUTS = [
+    # -------------------------------------------------------------- folders
+    Mistake("a model that is not there", TWO,
+        "E300 no model 'b' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: known here: a, base, c",
+        remove("b")),
+    Mistake("a misspelt model", "merge_method: linear\nmodels: [{model: ^bse}]\nparameters: {weight: 1}\n",
+        "E300 no model 'bse' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: did you mean 'base'?"),
+    Mistake("a folder that is not there", "merge_method: linear\nmodels: [{model: ^models/a}]\nparameters: {weight: 1}\n",
+        "E300 no model 'models/a' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: the folder models does not exist; without HF_HUB_OFFLINE it is looked for on the hub"),
+    Mistake("a hub id, offline", "merge_method: linear\nmodels: [{model: ^org/model@main}]\nparameters: {weight: 1}\n",
+        "E300 no model 'org/model@main' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: the folder org does not exist; without HF_HUB_OFFLINE it is looked for on the hub"),
+    Mistake("an adapter", "merge_method: linear\nmodels: [{model: ^a+b}]\nparameters: {weight: 1}\n",
+        "E105 'a+b' adds an adapter to a model, which is not supported yet; hint: merge it into its model first"),
+    Mistake("an empty folder", TWO,
+        "E302 b holds no weights; hint: expected model.safetensors or model.safetensors.index.json",
+        remove("b/model.safetensors")),
+    Mistake("weights in a pickle", TWO,
+        "E303 b holds its weights as a pickle (pytorch_model.bin), which is never unpickled here; hint: save the model with transformers' save_pretrained, which writes safetensors",
+        rename("b/model.safetensors", "b/pytorch_model.bin")),
+    Mistake("a pickle as a model", "merge_method: linear\nmodels: [{model: ^b.bin}]\nparameters: {weight: 1}\n",
+        "E303 b.bin is not a safetensors file; hint: give the model's folder, or a .safetensors file",
+        write("b.bin", b"\x80\x02")),
+    Mistake("a config as a model", "merge_method: linear\nmodels: [{model: ^b/config.json}]\nparameters: {weight: 1}\n",
+        "E303 b/config.json is not a safetensors file; hint: give the model's folder, or a .safetensors file"),
+    Mistake("the recipe's own folder", "merge_method: linear\nmodels: [{model: ^.}]\nparameters: {weight: 1}\n",
+        "E302 . holds no weights; hint: expected model.safetensors or model.safetensors.index.json"),
+    Mistake("a home of nobody", "merge_method: linear\nmodels: [{model: ^~nobody-at-all/a}]\nparameters: {weight: 1}\n",
+        "E300 cannot look for the model '~nobody-at-all/a': Could not determine home directory.; hint: is the path right?"),
+    Mistake("a name far too long", f"merge_method: linear\nmodels: [{{model: ^{'a' * 300}}}]\nparameters: {{weight: 1}}\n",
+        "E300 cannot look for the model 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa': File name too long; hint: is the path right?"),
+    Mistake("a name with a null byte", 'merge_method: linear\nmodels: [{model: ^"a\\0b"}]\nparameters: {weight: 1}\n',
+        "E300 no model 'a\\x00b' in the current folder; hint: known here: a, b, base, c"),
+    Mistake("a folder where a file should be", TWO,
+        "E311 cannot read b/model.safetensors: Is a directory",
+        remove("b/model.safetensors"), folder_of_recipes("b/model.safetensors")),
+    Mistake("shards without an index", TWO,
+        "E305 b has 3 safetensors files but no model.safetensors.index.json; hint: add the index",
+        shards(), remove("b/model.safetensors.index.json")),
+    # -------------------------------------------------------------- files
+    Mistake("an empty file", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: it has only 0 bytes; hint: is it a complete safetensors file?",
+        write("b/model.safetensors", b"")),
+    Mistake("a few bytes", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: it has only 3 bytes; hint: is it a complete safetensors file?",
+        write("b/model.safetensors", b"abc")),
+    Mistake("a truncated file", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: it is truncated: 1,356 of 1,456 bytes; hint: fetch or copy it again",
+        edit("b/model.safetensors", lambda data: data[:-100])),
+    Mistake("a truncated header", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: its header claims 824 bytes, the file has 100; hint: is it a complete safetensors file?",
+        edit("b/model.safetensors", lambda data: data[:100])),
+    Mistake("bytes after the last tensor", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: 8 bytes follow its last tensor; hint: is it a complete safetensors file?",
+        edit("b/model.safetensors", lambda data: data + bytes(8))),
+    Mistake("a header of garbage", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: its header is not JSON ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte); hint: is it a complete safetensors file?",
+        write("b/model.safetensors", (8).to_bytes(8, "little") + b"\xff" * 64)),
+    Mistake("a header that is a list", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: its header is not a JSON object; hint: is it a complete safetensors file?",
+        write("b/model.safetensors", (2).to_bytes(8, "little") + b"[]")),
+    Mistake("a header longer than allowed", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: its header claims 1,099,511,627,776 bytes, the file has 72; hint: is it a complete safetensors file?",
+        write("b/model.safetensors", (2**40).to_bytes(8, "little") + bytes(64))),
+    Mistake("a header nested too deeply", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: its header is nested too deeply; hint: is it a complete safetensors file?",
+        write("b/model.safetensors", nested_header())),
+    Mistake("a web page", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: its header claims 5,789,751,444,030,890,300 bytes, the file has 300; hint: is it a complete safetensors file?",
+        write("b/model.safetensors", b"<!DOCTYPE html>" * 20)),
+    Mistake("a git-lfs pointer", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: it is a Git LFS pointer; hint: fetch what it points to with `git lfs pull`",
+        write("b/model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")),
+    Mistake("a tensor named twice", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: its header is not JSON ('w' stands twice); hint: is it a complete safetensors file?",
+        header('{"w":ENTRY,"w":ENTRY}')),
+    Mistake("a negative offset", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: tensor 'w' has sizes that are not natural numbers; hint: is it a complete safetensors file?",
+        header('{"w":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}')),
+    Mistake("overlapping tensors", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: tensor 'w' starts at byte 115, expected 119; hint: is it a complete safetensors file?",
+        header('{"v":ENTRY,"w":ENTRY}')),
+    Mistake("a hole between tensors", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: tensor 'w' starts at byte 124, expected 120; hint: is it a complete safetensors file?",
+        header('{"v":ENTRY,"w":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}')),
+    Mistake("a span of the wrong size", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: tensor 'w': F32 [2] does not fill 4 bytes; hint: is it a complete safetensors file?",
+        header('{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}')),
+    Mistake("an entry without a shape", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: the entry of tensor 'w' is incomplete; hint: is it a complete safetensors file?",
+        header('{"w":{"dtype":"F32","data_offsets":[0,4]}}')),
+    Mistake("an entry that is a number", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: the entry of tensor 'w' is incomplete; hint: is it a complete safetensors file?",
+        header('{"w":4}')),
+    Mistake("a fractional size", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: tensor 'w' has sizes that are not natural numbers; hint: is it a complete safetensors file?",
+        header('{"w":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}')),
+    Mistake("offsets that are text", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: tensor 'w' has sizes that are not natural numbers; hint: is it a complete safetensors file?",
+        header('{"w":{"dtype":"F32","shape":[1],"data_offsets":["0","4"]}}')),
+    Mistake("an unknown dtype of a tensor", TWO,
+        "E313 b/model.safetensors: tensor 'w' has the unknown dtype 'Q4'; hint: known are F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL, F8_E4M3, F8_E5M2",
+        header('{"w":{"dtype":"Q4","shape":[1],"data_offsets":[0,4]}}')),
+    Mistake("a dtype that is a list", TWO,
+        "E313 b/model.safetensors: tensor 'w' has the unknown dtype []; hint: known are F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL, F8_E4M3, F8_E5M2",
+        header('{"w":{"dtype":[],"shape":[1],"data_offsets":[0,4]}}')),
+    Mistake("a tensor name with control characters", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: the tensor name '\\x1b[31mw' cannot be printed; hint: is it a complete safetensors file?",
+        header('{"\\u001b[31mw":ENTRY}')),
+    Mistake("a tensor name that is not text", TWO,
+        "E310 b/model.safetensors is not a sound safetensors file: the tensor name '\\ud800' cannot be printed; hint: is it a complete safetensors file?",
+        header('{"\\ud800":ENTRY}')),
+    # -------------------------------------------------------------- shards and their index
+    Mistake("a missing shard", TWO,
+        "E307 absent, and named in b/model.safetensors.index.json: model-00002-of-00003.safetensors; hint: fetch the whole model",
+        shards(), remove("b/model-00002-of-00003.safetensors")),
+    Mistake("an index that leaves the folder", TWO,
+        "E306 b/model.safetensors.index.json places 'model.layers.0.input_layernorm.weight' in '../a/model-00002-of-00003.safetensors', expected a safetensors file of the same folder; hint: the index was tampered with, or is not one",
+        shards(), edit_text("b/model.safetensors.index.json", "model-00002", "../a/model-00002")),
+    Mistake("an index of absolute paths", TWO,
+        "E306 b/model.safetensors.index.json places 'model.layers.0.input_layernorm.weight' in '/etc/model-00002-of-00003.safetensors', expected a safetensors file of the same folder; hint: the index was tampered with, or is not one",
+        shards(), edit_text("b/model.safetensors.index.json", "model-00002", "/etc/model-00002")),
+    Mistake("an index that is not JSON", TWO,
+        "E308 b/model.safetensors.index.json is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); hint: fetch or copy it again",
+        shards(), write("b/model.safetensors.index.json", b"{")),
+    Mistake("an index without a map", TWO,
+        "E306 b/model.safetensors.index.json has no weight_map; hint: it should map each tensor to a file",
+        shards(), write("b/model.safetensors.index.json", b"{}")),
+    Mistake("an index that names one tensor too many", TWO,
+        "E306 b: tensor 'extra' is in the index but in no shard; hint: the index belongs to another version of the model",
+        shards(), edit_text("b/model.safetensors.index.json", '"weight_map": {', '"weight_map": {"extra": "model-00001-of-00003.safetensors", ')),
+    Mistake("an index that names one tensor too few", TWO,
+        "E306 b: tensor 'lm_head.weight' is in a shard but not in the index; hint: the index belongs to another version of the model",
+        shards(), edit_text("b/model.safetensors.index.json", '"lm_head.weight": "model-00003-of-00003.safetensors"', '"model.norm.weight": "model-00002-of-00003.safetensors"')),
+    Mistake("an index that puts a tensor in the wrong shard", TWO,
+        "E306 b: tensor 'model.norm.weight' is in model-00002-of-00003.safetensors, the index says model-00001-of-00003.safetensors; hint: the index belongs to another version of the model",
+        shards(), edit_text("b/model.safetensors.index.json", '"model.norm.weight": "model-00002', '"model.norm.weight": "model-00001')),
+    Mistake("a tensor in two shards", TWO,
+        "E312 b: tensor 'model.embed_tokens.weight' lies in model-00001-of-00003.safetensors and in model-00002-of-00003.safetensors; hint: one of the shards belongs to another version of the model",
+        shards(), write("b/model-00002-of-00003.safetensors", one_file())),
+    Mistake("both an index and a single file", TWO,
+        "E304 b has both model.safetensors and model.safetensors.index.json, and one of them is stale; hint: remove the one that does not belong to the model",
+        shards(), write("b/model.safetensors", one_file())),
+    # -------------------------------------------------------------- configs
+    Mistake("a config that is not JSON", TWO,
+        "E308 b/config.json is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); hint: fetch or copy it again",
+        write("b/config.json", b"{'a': 1}")),
+    Mistake("a config that is a list", TWO,
+        "E308 b/config.json is not a JSON object; hint: fetch or copy it again",
+        write("b/config.json", b"[]")),
+    Mistake("a config that is binary", TWO,
+        "E308 b/config.json is not JSON: 'utf-16-le' codec can't decode byte 0x00 in position 2: truncated data; hint: fetch or copy it again",
+        write("b/config.json", b"\xff\xfe\x00")),
+    Mistake("a config nested too deeply", TWO,
+        "E308 b/config.json is nested too deeply; hint: fetch or copy it again",
+        write("b/config.json", b'{"a":' * 5000 + b"1" + b"}" * 5000)),
+    # -------------------------------------------------------------- tensors
+    Mistake("float8 weights", TWO,
+        "E330 'b' is quantised: model.norm.weight is float8_e4m3fn; hint: merge the unquantised model and quantise the result",
+        dtypes("model.norm.weight", "float8_e4m3fn")),
+    Mistake("quantised weights", TWO,
+        "E330 'b' is quantised (gptq): model.norm.weight is uint8; hint: merge the unquantised model and quantise the result",
+        dtypes("model.norm.weight", "uint8"), quantised()),
+    Mistake("a missing tensor", TWO,
+        "E320 'b' lacks the tensor model.norm.weight, which 'a' has; hint: every tensor must be in every model; are they of one architecture?",
+        without("model.norm.weight")),
+    Mistake("a missing tensor in each layer", TWO,
+        "E320 'b' lacks the tensor model.layers.{0-1}.mlp.down_proj.weight, which 'a' has; hint: every tensor must be in every model; are they of one architecture?",
+        without("model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight")),
+    Mistake("a tensor too many", TWO,
+        "E320 'b' has the tensor model.extra.weight, which 'a' lacks; hint: every tensor must be in every model; are they of one architecture?",
+        shapes({"model.extra.weight": (2,)})),
+    Mistake("another architecture", TWO,
+        "E320 'b' has 12 tensors, 'a' has 9, and 0 have a name in common: transformer.a.weight here, lm_head.weight there; hint: only models of one architecture can be merged",
+        other_architecture()),
+    Mistake("another shape", TWO,
+        "E323 'b' has model.norm.weight of shape [5], 'a' of [4]; hint: models of one architecture and size can be merged",
+        shapes({"model.norm.weight": (5,)})),
+    Mistake("another width", TWO.replace("^", "^^^^"),
+        "E323 'b' has model.embed_tokens.weight, lm_head.weight of shape [8, 6], 'a' of [8, 4]; hint: models of one architecture and size can be merged",
+        "E323 'b' has model.layers.{0-1}.input_layernorm.weight, model.norm.weight of shape [6], 'a' of [4]; hint: models of one architecture and size can be merged",
+        "E323 'b' has model.layers.{0-1}.mlp.down_proj.weight of shape [4, 8], 'a' of [4, 6]; hint: models of one architecture and size can be merged",
+        "E323 'b' has model.layers.{0-1}.self_attn.q_proj.weight of shape [4, 6], 'a' of [4, 4]; hint: models of one architecture and size can be merged",
+        shapes({name: (*shape[:-1], shape[-1] + 2) for name, shape in SHAPES.items()})),
+    Mistake("another number of dimensions", TWO,
+        "E323 'b' has model.norm.weight of shape [1, 4], 'a' of [4]; hint: models of one architecture and size can be merged",
+        shapes({"model.norm.weight": (1, 4)})),
+    Mistake("another vocabulary", TWO,
+        "E321 the vocabularies differ: 'b' has 10 rows in model.embed_tokens.weight, lm_head.weight, 'a' has 8; hint: give the models one vocabulary: add the missing tokens, or resize",
+        shapes({"model.embed_tokens.weight": (10, 4), "lm_head.weight": (10, 4)})),
+    Mistake("another number of layers", TWO,
+        "E322 'b' has 1 layer in model.layers, 'a' has 2; hint: models of one architecture and depth can be merged",
+        fewer_layers(CONFIG | {"num_hidden_layers": 1})),
+    Mistake("fewer layers than the config says", TWO.replace("^", "^^^"),
+        "E320 'b' lacks the tensor model.layers.1.input_layernorm.weight, which 'a' has; hint: every tensor must be in every model; are they of one architecture?",
+        "E320 'b' lacks the tensor model.layers.1.mlp.down_proj.weight, which 'a' has; hint: every tensor must be in every model; are they of one architecture?",
+        "E320 'b' lacks the tensor model.layers.1.self_attn.q_proj.weight, which 'a' has; hint: every tensor must be in every model; are they of one architecture?",
+        fewer_layers(CONFIG)),
+    Mistake("integers where others have floats", TWO,
+        "E324 'b' has model.norm.weight as int64, 'a' as float32; hint: integers are copied, so all models must agree",
+        dtypes("model.norm.weight", "int64")),
+    Mistake("integers of another width", TWO,
+        "E324 'b' has model.norm.weight as int32, 'a' as int64; hint: integers are copied, so all models must agree",
+        both_dtypes("model.norm.weight", "int64", "int32")),
+]
+# fmt: on
+
+# ------------------------------------------------------------------------------------------------ tests
+
+MISTAKES = RECIPES + INPUTS
+
+
+def lay_out(folder: Path, mistake: Mistake) -> None:
+    write_family(folder)
+    (folder / "recipe.yml").write_bytes(mistake.recipe.encode(errors="surrogateescape"))
+    for spoil in mistake.spoils:
+        spoil(folder)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a family of models, in a process that cannot read a weight."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Reader, "read", _fail)
+    monkeypatch.setattr(Reader, "descriptor", _fail)
+    return write_family(tmp_path)
+
+
+def _fail(*arguments: object) -> None:
+    raise AssertionError("a weight was read")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_each_mistake_is_answered_in_full(mistake: Mistake, here: Path) -> None:
+    lay_out(here, mistake)
+    before = sorted(here.rglob("*"))
+    called = mergec("run", "recipe.yml", "out")
+    *problems, total = called.err.splitlines()
+    assert problems == mistake.lines
+    errors = sum(" error[" in line for line in problems)
+    assert total == f"{errors} error{'s' * (errors != 1)}; no weights were read"
+    assert called.code == 2
+    assert called.out == ""
+    assert sorted(here.rglob("*")) == before
+
+
+def test_there_are_many_kinds_of_mistakes() -> None:
+    assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) > 150
+
+
+BROKEN = Mistake(
+    "several at once",
+    """\
+merge_method: ties
+base_model: ^nowhere
+models:
+  - model: a
+    parameters:
+      ^densty: 0.5
+      weight: ^much
+  - model: ^b
+    parameters: {weight: 0.5}
+parameters:
+  ^normalise: true
+^sede: 1
+""",
+    "E300 no model 'nowhere' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); "
+    "hint: known here: a, b, base, c",
+    "E202 ties has no parameter 'densty'; hint: did you mean 'density'?",
+    "E205 found 'much' for 'weight', expected a number; hint: how much of the model goes into the merge",
+    "E320 'b' lacks the tensor model.norm.weight, which 'a' has; "
+    "hint: every tensor must be in every model; are they of one architecture?",
+    "E202 ties has no parameter 'normalise'; hint: did you mean 'normalize'?",
+    "E101 unknown key 'sede' in a recipe; hint: did you mean 'seed'?",
+    without("model.norm.weight"),
+)
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "explain", "run"])
+def test_mistakes_of_recipe_and_inputs_are_reported_together_by_every_command(command: str, here: Path) -> None:
+    lay_out(here, BROKEN)
+    tensor = ["model.norm.weight"] if command == "explain" else []
+    called = mergec(command, "recipe.yml", *tensor)
+    assert called.err.splitlines() == [*BROKEN.lines, "6 errors; no weights were read"]
+    assert (called.code, called.out) == (2, "")
+
+
+def test_findings_as_json_say_the_same(here: Path) -> None:
+    lay_out(here, BROKEN)
+    called = mergec("check", "recipe.yml", "--json")
+    findings = json.loads(called.out)
+    assert called.code == 2
+    assert [
+        f"{f['file']}:{f['line']}:{f['column']}: {f['severity']}[{f['code']}]: {f['what']}; hint: {f['hint']}"
+        for f in findings
+    ] == BROKEN.lines
+
+
+def test_problems_of_several_models_stand_at_their_own_lines(here: Path) -> None:
+    lay_out(
+        here,
+        Mistake("", "merge_method: linear\nmodels:\n- model: a\n- model: b\n- model: c\nparameters: {weight: 1}\n"),
+    )
+    remove("b")(here)
+    write("c/model.safetensors", b"")(here)
+    lines = mergec("check", "recipe.yml").err.splitlines()
+    assert [line.partition(": error")[0] for line in lines[:-1]] == ["recipe.yml:4:10", "recipe.yml:5:10"]
+
+
+@pytest.mark.parametrize("mistake", [MISTAKES[0], BROKEN], ids=lambda mistake: mistake.name)
+def test_as_a_process_of_its_own(mistake: Mistake, tmp_path: Path) -> None:
+    lay_out(tmp_path, mistake)
+    command = [sys.executable, "-m", "mergec", "run", "recipe.yml", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[:-1] == mistake.lines
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / ".out.mergec").exists()
+
+
+# ----------------------------------------------------------------------- options, outputs and other words
+
+
+@pytest.fixture
+def sound(here: Path) -> Path:
+    """A folder with a sound recipe `recipe.yml`, a file, a folder that is not ours, and broken plans and plugins."""
+    (here / "recipe.yml").write_text(LINEAR)
+    (here / "file").write_text("text")
+    (here / "full").mkdir()
+    (here / "full/notes.txt").write_text("text")
+    (here / "empty.json").write_text("{}")
+    (here / "half.json").write_text("{")
+    (here / "missing.py").write_text("import nothing_of_this_name\n")
+    (here / "syntax.py").write_text("def (\n")
+    (here / "taken.py").write_text(
+        "from mergec.ops.registry import method\n\n@method('')\ndef ties(base, models): ''\n"
+    )
+    return here
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("models.7.model=x", "models.7.model:1:1: error[E501]: '7' is not an entry of a list of 2; hint: count from 0"),
+        ("models.x.model=x", "models.x.model:1:1: error[E501]: 'x' is not an entry of a list of 2; hint: count from 0"),
+        ("seed.x=1", "seed.x:1:1: error[E103]: found a mapping for 'seed', expected a whole number; hint: what random methods draw from, with tensor and model"),
+        ("merge_method.x=1", "merge_method.x:1:1: error[E501]: 'x' is inside a plain value, expected a mapping or a list"),
+        ("sede=1", "sede:1:1: error[E101]: unknown key 'sede' in a recipe; hint: did you mean 'seed'?"),
+        ("name=[1", "name:1:1: error[E001]: not YAML: expected ',' or ']', but got '<stream end>' while parsing a flow sequence that begins here; hint: check indentation, quotes and colons here"),
+        ("name=!x 1", "name:1:1: error[E006]: found the tag !x, expected plain YAML; hint: remove the tag"),
+        ("parameters.weight=", "parameters.weight:1:1: error[E205]: found nothing for 'weight', expected a number; hint: how much of the model goes into the merge"),
+        ("parameters.weigth=1", "parameters.weigth:1:1: error[E202]: linear has no parameter 'weigth'; hint: did you mean 'weight'?"),
+        ("merge_method=liner", "merge_method:1:1: error[E200]: unknown merge method 'liner'; hint: did you mean 'linear'?"),
+        ("models.0.model=bas", "models.0.model:1:1: error[E300]: no model 'bas' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: did you mean 'base'?"),
+    ],
+)  # fmt: skip
+def test_overrides_are_checked_like_the_recipe(override: str, line: str, sound: Path) -> None:
+    called = mergec("check", "recipe.yml", "--set", override)
+    assert called.err.splitlines() == [f"--set {line}", "1 error; no weights were read"]
+    assert called.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("check recipe.yml --set seed", "Invalid value for '--set': 'seed' is not key=value, for example parameters.density=0.3 or models.0.parameters.weight=1"),
+        ("check recipe.yml --set =1", "Invalid value for '--set': '=1' is not key=value, for example parameters.density=0.3 or models.0.parameters.weight=1"),
+        ("check recipe.yml --set a..b=1", "Invalid value for '--set': 'a..b=1' is not key=value, for example parameters.density=0.3 or models.0.parameters.weight=1"),
+        ("plan recipe.yml --seed -1", "Invalid value for '--seed': -1 is not in the range x>=0."),
+        ("plan recipe.yml --shard-size 5XB", "Invalid value for '--shard-size': '5XB' is not a size; expected a number with a unit, such as 5GB, 512MiB or 1000000"),
+        ("plan recipe.yml --shard-size 0", "Invalid value for '--shard-size': '0' is not a size; expected a number with a unit, such as 5GB, 512MiB or 1000000"),
+        ("plan recipe.yml --shard-size -5GB", "Invalid value for '--shard-size': '-5GB' is not a size; expected a number with a unit, such as 5GB, 512MiB or 1000000"),
+        ("plan recipe.yml --max-memory lots", "Invalid value for '--max-memory': 'lots' is not a size; expected a number with a unit, such as 5GB, 512MiB or 1000000"),
+        ("run recipe.yml --workers 0", "Invalid value for '--workers': 0 is not in the range x>=1."),
+        ("rn recipe.yml", "no command 'rn'; did you mean 'run'?"),
+        ("frobnicate", "no command 'frobnicate'; known here: check, explain, inspect, methods, new, plan, run, schema"),
+        ("run", "Missing argument 'RECIPE'."),
+        ("run recipe.yml out more", "Got unexpected extra argument (more)"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_meant(arguments: str, message: str, sound: Path) -> None:
+    called = mergec(*arguments.split())
+    assert called.err.splitlines()[-1] == f"Error: {message}"
+    assert called.err.startswith("Usage: mergec ")
+    assert (called.code, called.out) == (2, "")
+
+
+def test_an_unknown_option_is_a_usage_error(sound: Path) -> None:
+    called = mergec("check", "recipe.yml", "--worker", "1")
+    assert called.code == 2
+    assert "No such option" in called.err
+    assert "--workers" in called.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run recipe.yml a", "E400]: the output a is the folder of an input, or inside it or around it: a; hint: choose another output folder"),
+        ("run recipe.yml a/out", "E400]: the output a/out is the folder of an input, or inside it or around it: a; hint: choose another output folder"),
+        ("run recipe.yml .", "E400]: the output . is the folder of an input, or inside it or around it: a; hint: choose another output folder"),
+        ("run recipe.yml a --force", "E400]: the output a is the folder of an input, or inside it or around it: a; hint: choose another output folder"),
+        ("run recipe.yml full", "E401]: the output full is not empty and was not made by mergec; hint: choose another folder, or --force to move it aside to full.old"),
+        ("run recipe.yml file", "E401]: the output file is a file; hint: choose another output folder"),
+        ("run recipe.yml file/out", "E401]: the output file/out lies in file, which is a file; hint: choose another output folder"),
+        ("run recipe.yml out --device tpu", "E503]: no device 'tpu' here; hint: use --device auto, or cpu"),
+        ("run nothing.json out", "E504]: nothing.json is not a plan: No such file or directory; hint: make one with `mergec plan --json`"),
+        ("run empty.json out", "E504]: empty.json is not a plan: not a plan of format 1; hint: make one with `mergec plan --json`"),
+        ("run half.json out", "E504]: half.json is not a plan: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); hint: make one with `mergec plan --json`"),
+        ("run empty.json out --set seed=1", "E501]: empty.json is a plan, in which everything is decided; hint: give the options to `mergec plan`"),
+        ("explain recipe.yml lm_head.wieght", "E405]: the result has no tensor 'lm_head.wieght'; hint: did you mean 'lm_head.weight'?"),
+        ("plan recipe.yml --dot lm_hed.weight", "E405]: the result has no tensor 'lm_hed.weight'; hint: did you mean 'lm_head.weight'?"),
+        ("plan recipe.yml --mermaid lm_hed.weight", "E405]: the result has no tensor 'lm_hed.weight'; hint: did you mean 'lm_head.weight'?"),
+        ("methods tise", "E200]: unknown merge method 'tise'; hint: did you mean 'ties'?"),
+        ("new tise", "E200]: unknown merge method 'tise'; hint: did you mean 'ties'?"),
+        ("inspect bse", "E300]: no model 'bse' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: did you mean 'base'?"),
+        ("inspect file", "E303]: file is not a safetensors file; hint: give the model's folder, or a .safetensors file"),
+        ("check recipe.yml --plugin nothing.py", "E502]: no plugin file nothing.py; hint: give a Python file, such as --plugin my_method.py"),
+        ("check recipe.yml --plugin file", "E502]: no plugin file file; hint: give a Python file, such as --plugin my_method.py"),
+        ("check recipe.yml --plugin missing.py", "E502]: the plugin missing.py cannot be loaded: ModuleNotFoundError: No module named 'nothing_of_this_name'; hint: does `python missing.py` run?"),
+        ("check recipe.yml --plugin syntax.py", "E502]: the plugin syntax.py cannot be loaded: SyntaxError: invalid syntax (syntax.py, line 1); hint: does `python syntax.py` run?"),
+        ("check recipe.yml --plugin taken.py", "E502]: method 'ties' is declared by mergec.ops.methods.ties and mergec_plugin_taken"),
+    ],
+)  # fmt: skip
+def test_words_that_lead_nowhere(arguments: str, message: str, sound: Path) -> None:
+    before = sorted(sound.rglob("*"))
+    called = mergec(*arguments.split())
+    assert called.err == f"mergec: error[{message}\n"
+    assert (called.code, called.out) == (2, "")
+    assert sorted(path for path in sound.rglob("*") if path.name != "__pycache__" and path.suffix != ".pyc") == before
+
+
+def test_too_little_memory_is_refused_and_enough_is_named(sound: Path) -> None:
+    called = mergec("run", "recipe.yml", "out", "--max-memory", "1MiB")
+    needed = re.search(r"--max-memory (\d+MiB) is enough", called.err)
+    assert called.err.startswith("recipe.yml:1:15: error[E403]: the merge needs ")
+    assert called.code == 2
+    assert needed
+    assert mergec("check", "recipe.yml", "--max-memory", needed[1]).code == 0
+
+
+def test_a_disk_that_is_too_small_is_refused(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=100, used=90, free=10))
+    called = mergec("run", "recipe.yml", "out")
+    assert called.err.startswith("mergec: error[E402]: the result takes 0.00 GB, ")
+    assert called.code == 2
+    assert not (sound / "out").exists()

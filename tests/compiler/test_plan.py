@@ -1,0 +1,229 @@
+"""Plans: their text, their JSON, and a hash that is of the result and not of the way to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mergec
+from mergec.compiler.draw import dot, mermaid, view
+from mergec.compiler.text import find_output, plan_text
+from mergec.graph import Plan, listing, walk
+from mergec.ops.registry import methods
+
+THREE = "models: [{model: a}, {model: b}, {model: c}]\n"
+BASED = "base_model: base\n" + THREE
+RECIPES = {
+    "breadcrumbs": BASED + "parameters: {weight: 0.5, density: 0.9, gamma: 0.01}",
+    "breadcrumbs_ties": BASED + "parameters: {weight: 0.5, density: [0.5, 0.9], gamma: 0.05, elect: count}",
+    "dare_linear": BASED + "parameters: {weight: 0.3, density: 0.5}\nseed: 7",
+    "dare_ties": BASED + "parameters: {weight: 0.3, density: 0.5, rescale: l1}",
+    "della": BASED + "parameters: {weight: 0.3, density: 0.6, epsilon: 0.1, lambda: 1.1}",
+    "della_linear": BASED + "parameters: {weight: 0.3, density: 0.6, epsilon: 0.1}",
+    "linear": THREE + "parameters: {weight: 1}\nout_dtype: bfloat16",
+    "model_stock": BASED + "parameters: {filter_wise: true}",
+    "passthrough": "models: [{model: a}]\nparameters: {scale: [{filter: o_proj, value: 0.5}, {value: 1}]}",
+    "slerp": """base_model: base
+models: [{model: a}]
+parameters:
+  t:
+    - {filter: self_attn, value: [0, 0.5, 1]}
+    - {filter: mlp, value: [1, 0.5, 0]}
+    - {value: 0.5}
+""",
+    "task_arithmetic": BASED + "parameters: {weight: [{filter: lm_head, value: 0}, {value: 0.4}], normalize: true}",
+    "ties": BASED + "parameters: {weight: 0.5, density: 0.5}",
+}
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, family: Callable[..., Any]) -> Callable[..., mergec.Plan]:
+    """Compile a recipe that stands beside the tiny llamas."""
+    folder = family("llama").folder
+    for model in ("base", "a", "b", "c"):
+        (tmp_path / model).symlink_to(folder / model)
+
+    def write_and_compile(method: str, body: str = "", file: str = "recipe.yml", **options: Any) -> mergec.Plan:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"merge_method: {method}\n{body or RECIPES[method]}\n")
+        return mergec.compile(path, **{"workers": 1, **options})
+
+    return write_and_compile
+
+
+def text_of(plan: Plan, folder: Path) -> str:
+    return plan_text(plan).replace(str(folder), "FOLDER")
+
+
+def test_there_is_a_recipe_for_every_method() -> None:
+    assert set(RECIPES) == set(methods())
+
+
+@pytest.mark.parametrize("method", sorted(RECIPES))
+def test_text_of_a_plan(method: str, compiled: Any, golden: Any, tmp_path: Path) -> None:
+    assert text_of(compiled(method), tmp_path) == golden(method)
+
+
+@pytest.mark.parametrize("method", ["ties", "slerp", "della"])
+def test_graph_of_a_tensor_as_dot_and_mermaid(method: str, compiled: Any, golden: Any) -> None:
+    plan = compiled(method)
+    output = find_output(plan, "model.layers.1.mlp.up_proj.weight")
+    root = plan.root(plan.kinds[output.kind])
+    assert dot(root) == golden(f"{method}.dot")
+    assert mermaid(root) == golden(f"{method}.mermaid")
+
+
+def test_a_drawing_has_every_node_and_every_edge(compiled: Any) -> None:
+    plan = compiled("ties")
+    root = plan.root(plan.kinds[0])
+    drawn = view(root)
+    assert set(drawn.nodes) == {node.index for node in walk(root)}
+    assert set(drawn.edges) == {(source.index, node.index) for node in walk(root) for source in node.inputs}
+    assert dot(root).count("label=") == len(listing(root))
+
+
+@pytest.mark.parametrize("method", sorted(RECIPES))
+def test_a_plan_survives_its_json(method: str, compiled: Any) -> None:
+    plan = compiled(method, max_memory_bytes=1 << 30)
+    again = Plan.from_json(plan.to_json())
+    assert again.to_json() == plan.to_json()
+    assert again == plan
+    assert again.hash() == plan.hash()
+    assert (again.kinds, again.outputs, again.shards) == (plan.kinds, plan.outputs, plan.shards)
+    for kind in plan.kinds:
+        assert listing(again.root(kind)) == listing(plan.root(kind))
+
+
+def test_another_format_is_not_read_as_a_plan(compiled: Any) -> None:
+    document = json.loads(compiled("linear").to_json())
+    with pytest.raises(ValueError, match="not a plan of format"):
+        Plan.from_json(json.dumps({**document, "format": 999}))
+    with pytest.raises(ValueError, match="not a plan"):
+        Plan.from_json("[]")
+
+
+# --------------------------------------------------------------------------------------------- the hash
+
+TIES = BASED + "parameters: {weight: 0.5, density: 0.5}"
+SAME = {
+    "key order": "parameters: {density: 0.5, weight: 0.5}\n" + BASED,
+    "number spelling": BASED + "parameters: {weight: 5e-1, density: .50}",
+    "numbers as text": BASED + "parameters: {weight: '0.5', density: '5e-1'}",
+    "comments": "# a comment\n" + TIES + "  # and one more",
+    "settings that are defaults": BASED + "parameters: {weight: 0.5, density: 0.5, normalize: true, lambda: 1}",
+    "settings at the models": "base_model: base\nparameters: {density: 0.5}\nmodels:\n"
+    + "".join(f"  - {{model: {name}, parameters: {{weight: 0.5}}}}\n" for name in "abc"),
+    "a constant gradient": BASED + "parameters: {weight: [0.5, 0.5], density: 0.5}",
+    "an unused seed": TIES + "\nseed: 12",
+    "the default compute dtype": TIES + "\ncompute_dtype: float32",
+    "name and metadata": TIES + "\nname: other\nmetadata: {by: me}",
+    "the base listed too": "base_model: base\nmodels: [{model: a}, {model: base}, {model: b}, {model: c}]\n"
+    + "parameters: {weight: 0.5, density: 0.5}",
+}
+OTHER = {
+    "weight": BASED + "parameters: {weight: 0.51, density: 0.5}",
+    "density": BASED + "parameters: {weight: 0.5, density: 0.6}",
+    "normalize": TIES.replace("}", "}").replace("density: 0.5}", "density: 0.5, normalize: false}"),
+    "lambda": TIES.replace("density: 0.5}", "density: 0.5, lambda: 1.0001}"),
+    "elect": TIES.replace("density: 0.5}", "density: 0.5, elect: count}"),
+    "rescale": TIES.replace("density: 0.5}", "density: 0.5, rescale: true}"),
+    "one filter": BASED
+    + "parameters: {weight: [{filter: layers.1.mlp.up_proj, value: 0.4}, {value: 0.5}], density: 0.5}",
+    "fewer models": "base_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.5, density: 0.5}",
+    "dtype": TIES + "\ndtype: bfloat16",
+    "out_dtype": TIES + "\nout_dtype: float16",
+    "compute_dtype": TIES + "\ncompute_dtype: float64",
+}
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_hash_is_the_same_for_what_changes_no_tensor(change: str, compiled: Any) -> None:
+    assert compiled("ties", SAME[change]).hash() == compiled("ties", TIES).hash()
+
+
+@pytest.mark.parametrize("change", OTHER)
+def test_hash_changes_with_every_setting_that_changes_a_tensor(change: str, compiled: Any) -> None:
+    assert compiled("ties", OTHER[change]).hash() != compiled("ties", TIES).hash()
+
+
+def test_hash_changes_with_method_and_seed(compiled: Any) -> None:
+    seeded = [compiled("dare_ties", TIES + f"\nseed: {seed}").hash() for seed in (0, 1)]
+    assert len({*seeded, compiled("dare_linear", TIES).hash(), compiled("ties", TIES).hash()}) == 4
+
+
+@pytest.mark.parametrize("options", [{"shard_bytes": 2000}, {"workers": 2}, {"max_memory_bytes": 10**9}], ids=str)
+def test_hash_does_not_depend_on_layout_or_machine(options: dict[str, int], compiled: Any) -> None:
+    assert compiled("ties", **options).hash() == compiled("ties").hash()
+
+
+def test_hash_does_not_depend_on_where_models_and_recipe_lie(
+    compiled: Any, tmp_path: Path, family: Callable[..., Any]
+) -> None:
+    expected = compiled("ties").hash()
+    shutil.copytree(family("llama").folder, tmp_path / "moved")
+    moved = BASED.replace("base\n", "../moved/base\n")
+    for name in "abc":
+        moved = moved.replace(f"model: {name}", f"model: ../moved/{name}")
+    moved += "parameters: {weight: 0.5, density: 0.5}"
+    assert compiled("ties", moved, file="elsewhere/other.yml").hash() == expected
+
+
+def test_hash_does_not_depend_on_how_inputs_are_sharded(
+    compiled: Any, tmp_path: Path, family: Callable[..., Any]
+) -> None:
+    from conftest import write_checkpoint
+    from models import tensors_of
+
+    source = family("llama").a
+    config = json.loads((source / "config.json").read_text())
+    write_checkpoint(tmp_path / "sharded", dict(reversed(tensors_of(source).items())), config, shards=4)
+    text = RECIPES["ties"].replace("model: a", "model: sharded")
+    assert compiled("ties", text).hash() == compiled("ties").hash()
+
+
+def test_plan_does_not_depend_on_the_order_of_sets(compiled: Any, tmp_path: Path) -> None:
+    """A donor or an order taken from a set changes from process to process."""
+    compiled("linear")
+    script = "import mergec, sys; print(mergec.compile(sys.argv[1], workers=1).to_json())"
+    plans = set()
+    for seed in ("0", "1", "2"):
+        command = [sys.executable, "-c", script, str(tmp_path / "recipe.yml")]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        plans.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(plans) == 1
+
+
+def test_every_input_tensor_is_in_the_result(compiled: Any, family: Callable[..., Any]) -> None:
+    from models import tensors_of
+
+    stored = tensors_of(family("llama").base)
+    for method in RECIPES:
+        outputs = {output.name: output for output in compiled(method).outputs}
+        assert outputs.keys() == stored.keys()
+        assert all(outputs[name].shape == tuple(tensor.shape) for name, tensor in stored.items())
+
+
+def test_a_tied_model_gains_no_head(tmp_path: Path, family: Callable[..., Any]) -> None:
+    """A head written beside a tied embedding once added a billion parameters."""
+    qwen = family("qwen2", torch.bfloat16)
+    path = tmp_path / "recipe.yml"
+    path.write_text(
+        f"merge_method: linear\nmodels: [{{model: {qwen.a}}}, {{model: {qwen.b}}}]\nparameters: {{weight: 0.5}}\n"
+    )
+    plan = mergec.compile(path, workers=1)
+    assert "lm_head.weight" not in {output.name for output in plan.outputs}
+
+
+def test_an_unknown_tensor_is_answered_with_the_nearest(compiled: Any) -> None:
+    with pytest.raises(mergec.errors.UsageError, match="did you mean 'lm_head.weight'"):
+        find_output(compiled("linear"), "lm_head.weigth")

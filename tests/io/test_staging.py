@@ -1,0 +1,330 @@
+"""Staging: parts until the last moment, one rename, nothing of anybody else's touched, journals that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from mergec.errors import RunError, UsageError
+from mergec.io.layout import Shard, SideFile
+from mergec.io.staging import MANIFEST_NAME, Journal, Staging, check_output, check_space, staging_folder
+
+CONFIG = SideFile("config.json", text="{}")
+
+
+def shards(count: int, size: int = 16) -> tuple[Shard, ...]:
+    names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
+    return tuple(Shard(name, b"HEAD", size) for name in (names if count > 1 else ["model.safetensors"]))
+
+
+def publish(out: Path, count: int = 1, side_files: tuple[SideFile, ...] = (CONFIG,), fill: bytes = b"x") -> Path | None:
+    """Stage and publish a model of `count` shards, each full of one byte."""
+    with Staging(staging_folder(out), shards(count)) as staging:
+        staging.prepare()
+        for number in range(count):
+            staging.write(number, 4, memoryview(fill * 12))
+        return staging.publish(side_files, out, "hash")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# the files while they grow
+
+
+def test_parts_have_their_size_and_header_and_no_model_s_name(tmp_path: Path) -> None:
+    with Staging(tmp_path / "staged", shards(3)) as staging:
+        staging.prepare()
+        assert names(tmp_path / "staged") == [f"{shard.file}.part" for shard in shards(3)]
+        assert staging.part(1).read_bytes() == b"HEAD" + bytes(12)
+
+
+def test_preparing_again_keeps_what_is_there(tmp_path: Path) -> None:
+    with Staging(tmp_path, shards(2)) as one, Staging(tmp_path, shards(2)) as other:
+        one.prepare()
+        one.write(1, 8, memoryview(b"data"))
+        other.prepare()
+        other.write(1, 12, memoryview(b"more"))
+        one.prepare()
+        assert one.part(1).read_bytes() == b"HEAD" + bytes(4) + b"datamore"
+
+
+def test_preparing_removes_what_another_plan_left(tmp_path: Path) -> None:
+    with Staging(tmp_path, shards(2)) as staging:
+        staging.prepare()
+    (tmp_path / "model-00001-of-00003.safetensors").write_bytes(b"stale")
+    (tmp_path / "config.json").write_text("{}")
+    with Staging(tmp_path, shards(1, size=40)) as staging:
+        staging.prepare()
+        assert names(tmp_path) == ["model.safetensors.part"]
+        assert staging.part(0).stat().st_size == 40
+
+
+def test_a_publication_cut_off_before_the_rename_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    renamed: list[Path] = []
+    rename = os.rename
+
+    def cut_off(source: Path, target: Path) -> None:
+        if Path(target) == out:
+            raise KeyboardInterrupt
+        renamed.append(Path(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        publish(out, 2)
+    assert not out.exists()
+    assert [path.name for path in renamed] == [shard.file for shard in shards(2)]
+    monkeypatch.undo()
+    with Staging(staging_folder(out), shards(2)) as staging:
+        staging.prepare()
+        assert names(staging_folder(out)) == [f"{shard.file}.part" for shard in shards(2)]
+        assert staging.part(0).read_bytes() == b"HEAD" + b"x" * 12
+
+
+def refuse(*arguments: object) -> int:
+    raise OSError(18, "Invalid cross-device link")
+
+
+@pytest.mark.parametrize("kernel", ["helps", "refuses", "cannot"])
+def test_bytes_are_copied_between_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    if kernel == "refuses":
+        monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    elif kernel == "cannot":
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    (tmp_path / "source").write_bytes(bytes(range(200)))
+    with open(tmp_path / "source", "rb") as source, Staging(tmp_path / "staged", shards(1, 104)) as staging:
+        staging.prepare()
+        staging.copy(0, 4, source.fileno(), 50, 100)
+        assert staging.part(0).read_bytes() == b"HEAD" + bytes(range(50, 150))
+        with pytest.raises(RunError, match="E411"):
+            staging.copy(0, 4, source.fileno(), 150, 100)
+
+
+def test_a_full_disk_is_a_run_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with Staging(tmp_path, shards(1)) as staging:
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(RunError, match=r"E412.*No space left"):
+            staging.prepare()
+        monkeypatch.undo()
+        staging.prepare()
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(RunError, match=r"E412.*No space left"):
+            staging.write(0, 4, memoryview(b"data"))
+
+
+# publishing
+
+
+def test_publishing_renames_the_folder(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    (tmp_path / "tokenizer.json").write_text("tokens")
+    assert publish(out, 2, (CONFIG, SideFile("tokenizer.json", source=str(tmp_path / "tokenizer.json")))) is None
+    files = [*(shard.file for shard in shards(2)), "config.json", "tokenizer.json"]
+    assert names(out) == sorted([*files, MANIFEST_NAME])
+    assert (out / "model-00001-of-00002.safetensors").read_bytes() == b"HEAD" + b"x" * 12
+    assert (out / "tokenizer.json").read_text() == "tokens"
+    assert json.loads((out / MANIFEST_NAME).read_text()) == {"plan": "hash", "files": sorted(files)}
+    assert names(out.parent) == ["out"]
+
+
+def test_a_rerun_with_fewer_shards_leaves_no_stale_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    publish(out, 3, (CONFIG, SideFile("model.safetensors.index.json", text="{}")))
+    publish(out, 1, fill=b"y")
+    assert names(out) == sorted([MANIFEST_NAME, "config.json", "model.safetensors"])
+    assert (out / "model.safetensors").read_bytes() == b"HEAD" + b"y" * 12
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_somebody_put_beside_the_model_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    publish(out)
+    (out / "notes.txt").write_text("mine")
+    (out / "logs").mkdir()
+    (out / "logs" / "eval.json").write_text("1")
+    publish(out)
+    publish(out, 2)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "logs" / "eval.json").read_text() == "1"
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_what_somebody_put_there_survives_a_publication_cut_off_between_its_renames(
+    tmp_path: Path, renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    publish(out)
+    (out / "notes.txt").write_text("mine")
+    rename, done = os.rename, []
+
+    def cut_off(source: Path, target: Path) -> None:
+        if out in (Path(source), Path(target), Path(target).parent):
+            if len(done) == renames:
+                raise KeyboardInterrupt
+            done.append(target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        publish(out, fill=b"y")
+    monkeypatch.undo()
+    publish(out, fill=b"z")
+    assert names(out) == sorted([MANIFEST_NAME, "config.json", "model.safetensors", "notes.txt"])
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "model.safetensors").read_bytes().endswith(b"z")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_foreign_folder_is_moved_aside_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number, kept in enumerate(("out.old", "out.old-2", "out.old-3")):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        (out / "thesis.tex").write_text(str(number))
+        assert publish(out) == tmp_path / kept
+        assert (tmp_path / kept / "thesis.tex").read_text() == str(number)
+        assert names(out) == sorted([MANIFEST_NAME, "config.json", "model.safetensors"])
+
+
+def test_an_empty_folder_is_simply_used(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert publish(tmp_path / "out") is None
+    assert names(tmp_path) == ["out"]
+
+
+def test_an_output_reached_by_a_link_is_written_where_the_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "big disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big disk" / "model")
+    publish(tmp_path / "out")
+    publish(tmp_path / "out", 2)
+    assert (tmp_path / "out").is_symlink()
+    assert names(tmp_path / "big disk") == ["model"]
+    assert (tmp_path / "big disk" / "model" / "model-00002-of-00002.safetensors").exists()
+
+
+# where a run may write
+
+
+def test_a_source_is_never_an_output(tmp_path: Path) -> None:
+    source = tmp_path / "models" / "base"
+    source.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(source)
+    (tmp_path / "models-link").symlink_to(tmp_path / "models")
+    (tmp_path / "loose.safetensors").write_bytes(b"")
+    around = [source, source.parent, source / "merged", tmp_path / "link", tmp_path / "models-link" / "base" / "x"]
+    for out in around:
+        for reference in (source, tmp_path / "link", tmp_path / "models-link" / "base"):
+            with pytest.raises(UsageError, match="E400"):
+                check_output(out, [str(reference)], force=True)
+    with pytest.raises(UsageError, match="E400"):
+        check_output(tmp_path, [str(tmp_path / "loose.safetensors")], force=True)
+    check_output(tmp_path / "models" / "merged", [str(source), "hf://org/name@commit"], force=False)
+    check_output(tmp_path / "merged", [str(tmp_path / "loose.safetensors")], force=False)
+
+
+def test_a_folder_mergec_did_not_make_needs_force(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    check_output(out, [], force=False)
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(UsageError, match=r"E401.*--force to move it aside to out\.old"):
+        check_output(out, [], force=False)
+    check_output(out, [], force=True)
+    publish(out)
+    check_output(out, [], force=False)
+    with pytest.raises(UsageError, match=r"E401.*is a file"):
+        check_output(out / "config.json", [], force=True)
+
+
+def test_too_small_a_disk_is_refused_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(100, 40, 60))
+    check_space(tmp_path / "not" / "yet", 60)
+    with pytest.raises(UsageError, match="E402"):
+        check_space(tmp_path / "not" / "yet", 61)
+
+
+# the journals
+
+
+def reopened(folder: Path, identity: str = "a", shared: bool = False) -> dict[str, int | None]:
+    with Journal(folder, {"plan": identity}, shared) as journal:
+        return journal.done
+
+
+def journals(folder: Path) -> list[Path]:
+    return sorted(folder.glob("journal-*"))
+
+
+def test_a_journal_remembers_and_the_last_word_counts(tmp_path: Path) -> None:
+    with Journal(tmp_path, {"plan": "a"}) as journal:
+        journal.record("w", 1)
+        journal.record("name with \n line end", 2)
+    with Journal(tmp_path, {"plan": "a"}) as journal:
+        journal.record("w", 3)
+        journal.record("copied", None)
+    assert reopened(tmp_path) == {"w": 3, "name with \n line end": 2, "copied": None}
+
+
+def test_a_torn_last_line_is_forgotten(tmp_path: Path) -> None:
+    with Journal(tmp_path, {"plan": "a"}) as journal:
+        journal.record("v", 1)
+        journal.record("w", 12345)
+    whole = journals(tmp_path)[0].read_bytes()
+    for cut in range(len(whole)):
+        journals(tmp_path)[0].write_bytes(whole[: len(whole) - cut])
+        expected = {"v": 1, "w": 12345} if cut == 0 else {"v": 1} if cut <= len('["w", 12345]\n') else {}
+        assert reopened(tmp_path) == expected
+        for later in journals(tmp_path)[1:]:
+            later.unlink()
+
+
+def test_the_journal_of_another_plan_is_started_anew(tmp_path: Path) -> None:
+    with Journal(tmp_path, {"plan": "a"}) as journal:
+        journal.record("w", 1)
+    assert reopened(tmp_path, "b") == {}
+    assert reopened(tmp_path, "a") == {}
+
+
+def test_processes_that_share_a_folder_read_each_other_s_journals(tmp_path: Path) -> None:
+    with Journal(tmp_path, {"plan": "a"}, shared=True) as one, Journal(tmp_path, {"plan": "a"}, shared=True) as other:
+        one.record("v", 1)
+        other.record("w", 2)
+        one.record("x", 3)
+    assert reopened(tmp_path) == {"v": 1, "w": 2, "x": 3}
+
+
+def test_publishing_removes_the_journals(tmp_path: Path) -> None:
+    with Journal(staging_folder(tmp_path / "out"), {}) as journal:
+        journal.record("w", 1)
+        publish(tmp_path / "out")
+    assert not [name for name in names(tmp_path / "out") if "journal" in name or "lock" in name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="runs are not kept apart there")
+@pytest.mark.parametrize(("holder", "comer"), [(False, False), (False, True), (True, False)])
+def test_a_second_run_is_refused_with_the_first_one_s_process(tmp_path: Path, holder: bool, comer: bool) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mergec.io.staging import Journal\n"
+        f"with Journal(Path({str(tmp_path)!r}), {{}}, shared={holder}): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UsageError, match=f"E404.*process {process.pid} "):
+            reopened(tmp_path, shared=comer)
+        process.kill()
+    assert reopened(tmp_path) == {}

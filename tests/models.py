@@ -1,0 +1,139 @@
+"""Tiny real models, made from configs and seeds: a base and three fine-tunes whose deltas are smaller than the base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+
+@dataclass(frozen=True)
+class Family:
+    """Four model folders below `folder`: `base`, and the fine-tunes `a`, `b`, `c`."""
+
+    folder: Path
+    base: Path
+    a: Path
+    b: Path
+    c: Path
+
+    @property
+    def tunes(self) -> tuple[Path, Path, Path]:
+        return self.a, self.b, self.c
+
+
+def llama_config() -> Any:
+    """Untied, grouped-query attention, three layers."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+
+
+def qwen2_config() -> Any:
+    """Tied head, biases in attention."""
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=80,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+
+
+def gpt2_config() -> Any:
+    """Fused attention projections, transposed weights, tied head."""
+    from transformers import GPT2Config
+
+    return GPT2Config(vocab_size=72, n_positions=32, n_embd=24, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0)
+
+
+def mixtral_config() -> Any:
+    """Four experts per layer."""
+    from transformers import MixtralConfig
+
+    return MixtralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=64,
+    )
+
+
+def bert_config() -> Any:
+    """An encoder with post-norms, a pooler and a tied masked-language head."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=64,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+
+
+_CONFIGS: dict[str, tuple[Callable[[], Any], str]] = {
+    "llama": (llama_config, "AutoModelForCausalLM"),
+    "qwen2": (qwen2_config, "AutoModelForCausalLM"),
+    "gpt2": (gpt2_config, "AutoModelForCausalLM"),
+    "mixtral": (mixtral_config, "AutoModelForCausalLM"),
+    "bert": (bert_config, "AutoModelForMaskedLM"),
+}
+ARCHITECTURES = tuple(_CONFIGS)
+
+
+def auto_class(architecture: str) -> Any:
+    import transformers
+
+    return getattr(transformers, _CONFIGS[architecture][1])
+
+
+def make_family(architecture: str, folder: Path, dtype: torch.dtype, noise: float = 0.01) -> Family:
+    """Write base, a, b and c; each fine-tune is the base plus its own small noise in every tensor."""
+    config, _ = _CONFIGS[architecture]
+    torch.manual_seed(0)
+    model = auto_class(architecture).from_config(config())
+    with torch.no_grad():  # biases and norms are initialised to constants; models that were trained have none
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.02)
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for number, label in enumerate(("base", "a", "b", "c")):
+        generator = torch.Generator().manual_seed(number)
+        model.load_state_dict(base)
+        with torch.no_grad():
+            for parameter in model.parameters() if number else ():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * noise)
+        model.to(dtype).save_pretrained(folder / label)
+        model.to(torch.float32)
+    return Family(folder, *(folder / label for label in ("base", "a", "b", "c")))
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a model folder, by name."""
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(file)
+    return found

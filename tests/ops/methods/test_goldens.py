@@ -1,0 +1,110 @@
+"""Numbers other implementations gave for one small example, recorded once: a base and three deltas, w 2x3 and b 3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+import torch
+from torch import Tensor
+
+import mergec
+from mergec.graph import Graph
+from mergec.ops import rescale, trim
+from mergec.ops.registry import Draw
+
+GOLDENS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "goldens.json").read_text())
+
+
+def dictionary(values: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.tensor(rows) for name, rows in values.items()}
+
+
+BASE = dictionary(GOLDENS["inputs"]["base"])
+DELTAS = {label: dictionary(delta) for label, delta in GOLDENS["inputs"]["task_vectors"].items()}
+MODELS = {label: {name: BASE[name] + delta[name] for name in BASE} for label, delta in DELTAS.items()}
+
+
+def merged_delta(method: str, labels: str, parameters: dict[str, Any], weights: list[float]) -> dict[str, Tensor]:
+    models = {label: MODELS[label] for label in labels}
+    own = {label: {"weight": weight} for label, weight in zip(labels, weights, strict=True)} if weights else {}
+    merged = mergec.merge(method, models, base=BASE, parameters=parameters, model_parameters=own)
+    return {name: merged[name] - BASE[name] for name in BASE}
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Any]) -> None:
+    for name, rows in expected.items():
+        torch.testing.assert_close(found[name], torch.tensor(rows), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("golden", "density", "weights"),
+    [
+        ("ties_density_0.5_delta", 0.5, [1, 1, 1]),
+        ("ties_density_1_delta", 1.0, [1, 1, 1]),
+        ("ties_density_0.5_weights_1_2_-1_delta", 0.5, [1, 2, -1]),
+    ],
+)
+def test_ties(golden: str, density: float, weights: list[float]) -> None:
+    """Weights come before the election of signs: the third golden tells that from the other order."""
+    assert_equal(merged_delta("ties", "ABC", {"density": density}, weights), GOLDENS[golden])
+
+
+@pytest.mark.parametrize("label", ["A", "B", "C"])
+def test_trim(label: str) -> None:
+    node = harness.loads(Graph(), [DELTAS[label]["w"]], "delta")[0]
+    found = harness.run(trim.trim_magnitude(node, 0.5), [DELTAS[label]["w"]])
+    assert found.tolist() == GOLDENS["trimmed_density_0.5"][label]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.2])
+def test_breadcrumbs(gamma: float) -> None:
+    found = merged_delta("breadcrumbs", "A", {"density": 0.5, "gamma": gamma}, [1])
+    assert_equal(found, GOLDENS[f"breadcrumbs_density_0.5_gamma_{gamma:g}_A"])
+
+
+@pytest.mark.parametrize("name", ["w", "b"])
+def test_della_chances_and_what_they_divide(name: str) -> None:
+    golden = GOLDENS["della_density_0.7_epsilon_0.07_B"][name]
+    delta = DELTAS["B"][name]
+    _, chance = trim.trim_ranked(harness.loads(Graph(), [delta], "delta")[0], 0.7, 0.07, 0, Draw(0, "test.1"))
+    assert chance is not None
+    chances = harness.run(chance, [delta])
+    torch.testing.assert_close(chances, torch.tensor(golden["keep_prob"]).view_as(delta))
+    kept = delta * torch.tensor(golden["mask"]).view_as(delta)
+    torch.testing.assert_close(rescale.rescale_ranked.kernel(kept, chances), torch.tensor(golden["out"]).view_as(delta))
+
+
+def test_della_and_dare_with_one_l1_factor() -> None:
+    delta = DELTAS["B"]["w"]
+    before = (delta.abs().sum().item(),)
+    della, dare = GOLDENS["della_density_0.7_epsilon_0.07_B"], GOLDENS["dare_mask_B_density_0.5"]
+    for kept, expected in (
+        (delta * torch.tensor(della["w"]["mask"]), della["w_l1"]),
+        (torch.tensor(dare["no_rescale"]), dare["l1_rescaled"]),
+    ):
+        found = rescale.rescale_l1.kernel(kept, before, (kept.abs().sum().item(),))
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+def test_slerp() -> None:
+    found = mergec.merge("slerp", {"B": MODELS["B"]}, base=MODELS["A"], parameters={"t": 0.5})
+    torch.testing.assert_close(found["w"], torch.tensor(GOLDENS["slerp_t_0.5_A_B"]["w"]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_model_stock_has_one_ratio_per_tensor_at_any_scale(scale: float) -> None:
+    base = {name: torch.zeros_like(value).double() for name, value in BASE.items()}
+    models = [{name: delta.double() * scale for name, delta in DELTAS[label].items()} for label in "AB"]
+    found = mergec.merge("model_stock", models, base=base)
+    golden = GOLDENS["model_stock_A_B"]
+    for name in BASE:
+        expected = torch.tensor(golden["delta"][name]).double()
+        torch.testing.assert_close(found[name] / scale, expected, rtol=0, atol=1e-6)
+        mean = (models[0][name] + models[1][name]) / 2
+        torch.testing.assert_close(
+            found[name], mean * golden["ratio"][name], rtol=1e-6 / abs(golden["ratio"][name]), atol=0
+        )

@@ -1,0 +1,247 @@
+"""Every merge method once more, from its documentation alone: plain numpy, float64, whole tensors, no tiles.
+
+Shares no code with mergec. A method takes the base (None where it has none), the models and its parameters -
+per-model ones as lists - and the tensor's name, which randomness is keyed by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+LEVELS = 2**24
+
+# --------------------------------------------------------------------------------------------- randomness
+
+
+def stream_key(seed: int, stream: str, tensor: str, slot: int) -> int:
+    """The first 8 bytes, little-endian, of sha256("seed\\nstream\\ntensor\\nslot")."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{stream}\n{tensor}\n{slot}".encode()).digest()[:8], "little")
+
+
+def draws(entries: int, key: int) -> NDArray[np.uint64]:
+    """The top 24 bits of SplitMix64's outputs 0 .. entries - 1 from the state `key`."""
+    with np.errstate(over="ignore"):
+        state = np.uint64(key) + np.arange(1, entries + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (state ^ (state >> np.uint64(31))) >> np.uint64(40)
+
+
+# -------------------------------------------------------------------------------------------------- trim
+
+
+def keep_count(density: float, entries: int) -> int:
+    return 0 if density <= 0 else min(entries, max(1, int(density * entries)))
+
+
+def ranking(delta: Array) -> NDArray[np.int64]:
+    """Flat indices from the largest magnitude to the smallest, equal ones by lowest index."""
+    return np.argsort(-np.abs(delta.ravel()), kind="stable")
+
+
+def only(delta: Array, kept: Any) -> Array:
+    """The delta with nothing but the entries at the given flat indices."""
+    result = np.zeros(delta.size)
+    result[kept] = delta.ravel()[kept]
+    return result.reshape(delta.shape)
+
+
+def largest(delta: Array, density: float) -> Array:
+    return only(delta, ranking(delta)[: keep_count(density, delta.size)])
+
+
+def middle(delta: Array, density: float, gamma: float) -> Array:
+    if density >= 1:
+        return delta
+    kept = keep_count(density, delta.size)
+    outliers = min(int(gamma * delta.size), delta.size - kept)
+    return only(delta, ranking(delta)[outliers : outliers + kept])
+
+
+def dropped(delta: Array, density: float, key: int) -> Array:
+    if density >= 1:
+        return delta
+    return only(delta, draws(delta.size, key) < round(density * LEVELS))
+
+
+def rank_chances(delta: Array, density: float, epsilon: float) -> Array:
+    """Keep probabilities by rank in each row (last axis), rounded to float32 as documented."""
+    rows = delta.reshape(-1, delta.shape[-1] if delta.ndim else 1)
+    width = rows.shape[1]
+    steps = np.linspace(1, -1, width) if width > 1 else np.zeros(1)
+    chances = np.empty(rows.shape)
+    for row, chance in zip(rows, chances, strict=True):
+        chance[ranking(row)] = density + epsilon * steps
+    return chances.astype(np.float32).astype(np.float64).reshape(delta.shape)
+
+
+def dropped_by_rank(delta: Array, density: float, epsilon: float, key: int) -> tuple[Array, Array]:
+    if density >= 1 or density <= 0 or delta.size == 0:
+        return (delta if density >= 1 else np.zeros_like(delta)), np.ones_like(delta)
+    chances = rank_chances(delta, density, epsilon)
+    return only(delta, draws(delta.size, key) < chances.ravel() * LEVELS), chances
+
+
+def with_l1_of(delta: Array, trimmed: Array) -> Array:
+    before, after = float(np.abs(delta).sum()), float(np.abs(trimmed).sum())
+    return trimmed if min(before, after) < 1e-7 else trimmed * (before / after)
+
+
+# -------------------------------------------------------------------------------------------------- fuse
+
+
+def fused(base: Array, deltas: Sequence[Array], weight: Sequence[float], normalize: bool, factor: float) -> Array:
+    merged = np.zeros_like(base)
+    for delta, share in zip(deltas, weight, strict=True):
+        merged = merged + share * delta
+    divisor = math.fsum(weight)
+    if normalize and abs(divisor) >= 1e-8:
+        merged = merged / divisor
+    return base + factor * merged
+
+
+def fused_elected(
+    base: Array, deltas: Sequence[Array], weight: Sequence[float], normalize: bool, factor: float, elect: str
+) -> Array:
+    weighed = [share * delta for delta, share in zip(deltas, weight, strict=True)]
+    votes = [np.sign(one) for one in weighed] if elect == "count" else weighed
+    plus = sum(votes, start=np.zeros_like(base)) >= 0
+    merged, mass = np.zeros_like(base), np.zeros_like(base)
+    for one, share in zip(weighed, weight, strict=True):
+        agrees = np.where(plus, one > 0, one < 0)
+        merged = merged + np.where(agrees, one, 0)
+        mass = mass + np.where(agrees, share, 0)
+    if normalize:
+        merged = merged / np.where(mass == 0, 1, mass)
+    return base + factor * merged
+
+
+# ----------------------------------------------------------------------------------------------- methods
+
+
+def linear(base: None, models: list[Array], *, weight: list[float], normalize: bool = True, **_: Any) -> Array:
+    merged = sum((share * model for share, model in zip(weight, models, strict=True)), start=np.zeros_like(models[0]))
+    return merged / math.fsum(weight) if normalize else merged
+
+
+def passthrough(base: None, models: list[Array], *, scale: list[float | None], **_: Any) -> Array:
+    return models[0] if scale[0] is None else models[0] * scale[0]
+
+
+def slerp(base: Array, models: list[Array], *, t: float, **_: Any) -> Array:
+    other = models[0]
+    norms = math.sqrt(float((base * base).sum())) * math.sqrt(float((other * other).sum()))
+    cosine = min(1.0, max(-1.0, float((base * other).sum()) / norms)) if norms else 1.0
+    if cosine > 0.9995 or cosine < -1 + 1e-12:
+        return (1 - t) * base + t * other
+    theta = math.acos(cosine)
+    return (math.sin((1 - t) * theta) * base + math.sin(t * theta) * other) / math.sin(theta)
+
+
+def stock_ratio(deltas: Sequence[Array]) -> float:
+    """t = N c / (1 + (N - 1) c), c the mean cosine over pairs."""
+    cosines = []
+    for left, right in combinations(deltas, 2):
+        norms = math.sqrt(float((left * left).sum())) * math.sqrt(float((right * right).sum()))
+        cosines.append(min(1.0, max(-1.0, float((left * right).sum()) / norms)) if norms else 0.0)
+    mean, count = sum(cosines) / len(cosines), len(deltas)
+    divisor = 1 + (count - 1) * mean
+    return count * mean / divisor if abs(divisor) >= 1e-6 else 0.0
+
+
+def model_stock(base: Array, models: list[Array], *, filter_wise: bool = False, **_: Any) -> Array:
+    shape = (-1, base.shape[-1] if base.ndim else 1) if filter_wise else (1, base.size)
+    origin, rows = base.reshape(shape), [model.reshape(shape) for model in models]
+    result = np.empty(origin.shape)
+    for number, start in enumerate(origin):
+        t = stock_ratio([model[number] - start for model in rows])
+        result[number] = t * np.mean([model[number] for model in rows], axis=0) + (1 - t) * start
+    return result.reshape(base.shape)
+
+
+def task_arithmetic(
+    base: Array,
+    models: list[Array],
+    *,
+    weight: list[float],
+    normalize: bool = False,
+    lambda_: float = 1.0,
+    **_: Any,
+) -> Array:
+    return fused(base, [model - base for model in models], weight, normalize, lambda_)
+
+
+Trim = Callable[..., list[Array]]
+
+
+def _trimmed_by_magnitude(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
+    kept = [largest(delta, share) for delta, share in zip(deltas, p["density"], strict=True)]
+    return _l1(deltas, kept) if p["rescale"] in (True, "l1") else kept
+
+
+def _trimmed_to_middle(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
+    shares = zip(deltas, p["density"], p["gamma"], strict=True)
+    kept = [middle(delta, share, top) for delta, share, top in shares]
+    return _l1(deltas, kept) if p["rescale"] in (True, "l1") else kept
+
+
+def _dropped_at_random(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
+    keys = [stream_key(p["seed"], p["stream"], p["name"], slot) for slot in range(len(deltas))]
+    kept = [dropped(*one) for one in zip(deltas, p["density"], keys, strict=True)]
+    if p["rescale"] == "l1":
+        return _l1(deltas, kept)
+    if p["rescale"] in (True, "inverse_prob"):
+        return [one / (share or 1) for one, share in zip(kept, p["density"], strict=True)]
+    return kept
+
+
+def _dropped_by_rank(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
+    keys = [stream_key(p["seed"], p["stream"], p["name"], slot) for slot in range(len(deltas))]
+    found = [dropped_by_rank(*one) for one in zip(deltas, p["density"], p["epsilon"], keys, strict=True)]
+    if p["rescale"] == "l1":
+        return _l1(deltas, [kept for kept, _ in found])
+    if p["rescale"] in (True, "inverse_prob"):
+        return [kept / chances for kept, chances in found]
+    return [kept for kept, _ in found]
+
+
+def _l1(deltas: list[Array], trimmed: list[Array]) -> list[Array]:
+    return [with_l1_of(delta, kept) for delta, kept in zip(deltas, trimmed, strict=True)]
+
+
+def _sparse(name: str, trim: Trim, elects: bool, **defaults: Any) -> Callable[..., Array]:
+    def merge(base: Array, models: list[Array], *, seed: int = 0, tensor: str = "w", **given: Any) -> Array:
+        each = {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}
+        values = {key: [value] * len(models) for key, value in each.items()}
+        values |= {"lambda_": 1.0, "elect": "sum", "stream": f"{name}.1", "name": tensor, "seed": seed}
+        p = {**values, **defaults, **given}
+        deltas = trim([model - base for model in models], p)
+        if elects:
+            return fused_elected(base, deltas, p["weight"], p["normalize"], p["lambda_"], p["elect"])
+        return fused(base, deltas, p["weight"], p["normalize"], p["lambda_"])
+
+    return merge
+
+
+METHODS: dict[str, Callable[..., Array]] = {
+    "linear": linear,
+    "passthrough": passthrough,
+    "slerp": slerp,
+    "model_stock": model_stock,
+    "task_arithmetic": task_arithmetic,
+    "ties": _sparse("ties", _trimmed_by_magnitude, True, normalize=True, rescale=False),
+    "breadcrumbs": _sparse("breadcrumbs", _trimmed_to_middle, False, normalize=False, rescale=False),
+    "breadcrumbs_ties": _sparse("breadcrumbs_ties", _trimmed_to_middle, True, normalize=False, rescale=False),
+    "dare_linear": _sparse("dare_linear", _dropped_at_random, False, normalize=False, rescale=True),
+    "dare_ties": _sparse("dare_ties", _dropped_at_random, True, normalize=False, rescale=True),
+    "della": _sparse("della", _dropped_by_rank, True, normalize=True, rescale=True),
+    "della_linear": _sparse("della_linear", _dropped_by_rank, False, normalize=False, rescale=True),
+}
