@@ -82,7 +82,7 @@ def mixtral_config() -> Any:
 
 
 def bert_config() -> Any:
-    """An encoder with post-norms, a pooler and a tied masked-language head."""
+    """An encoder with post-norms and a pooler, no head."""
     from transformers import BertConfig
 
     return BertConfig(
@@ -100,7 +100,7 @@ _CONFIGS: dict[str, tuple[Callable[[], Any], str]] = {
     "qwen2": (qwen2_config, "AutoModelForCausalLM"),
     "gpt2": (gpt2_config, "AutoModelForCausalLM"),
     "mixtral": (mixtral_config, "AutoModelForCausalLM"),
-    "bert": (bert_config, "AutoModelForMaskedLM"),
+    "bert": (bert_config, "AutoModel"),
 }
 ARCHITECTURES = tuple(_CONFIGS)
 

@@ -26,13 +26,19 @@ def stream_key(seed: int, stream: str, tensor: str, slot: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\n{stream}\n{tensor}\n{slot}".encode()).digest()[:8], "little")
 
 
-def draws(entries: int, key: int) -> NDArray[np.uint64]:
-    """The top 24 bits of SplitMix64's outputs 0 .. entries - 1 from the state `key`."""
+def draws(entries: int, key: int) -> NDArray[np.uint32]:
+    """The numbers of entries 0 .. entries - 1, all in the first block of 2**24: 24 bits each."""
+    digest = hashlib.sha256(f"{key}\n0".encode()).digest()
+    first, second = (np.uint32(int.from_bytes(digest[at : at + 4], "little")) for at in (0, 4))
+    index = np.arange(entries, dtype=np.uint32)
     with np.errstate(over="ignore"):
-        state = np.uint64(key) + np.arange(1, entries + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (state ^ (state >> np.uint64(31))) >> np.uint64(40)
+        return _lowbias32(_lowbias32(index * np.uint32(0x9E3779B1) + first) + second) >> np.uint32(8)
+
+
+def _lowbias32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
 
 
 # -------------------------------------------------------------------------------------------------- trim

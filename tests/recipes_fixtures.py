@@ -94,6 +94,16 @@ def write_family(folder: Path, names: Iterable[str] = ("base", "a", "b", "c")) -
     return folder
 
 
+def tensors_of(file: Path) -> dict[str, bytes]:
+    """The bytes of every tensor of a safetensors file, by name."""
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:start])
+    entries.pop("__metadata__", None)
+    spans = {name: entry["data_offsets"] for name, entry in entries.items()}
+    return {name: data[start + begin : start + end] for name, (begin, end) in sorted(spans.items())}
+
+
 class Called(NamedTuple):
     """What a call of the command line printed and returned."""
 

@@ -10,16 +10,18 @@ from mergec.graph import Node, walk
 def dot(root: Node) -> str:
     """A tensor's graph in Graphviz' language."""
     lines = ["digraph merge {", '  rankdir=TB; node [shape=box, fontname="monospace"];']
-    lines += [f'  n{node.index} [label="{_label(node, chr(92) + "n")}"];' for node in walk(root)]
-    lines += [f"  n{source} -> n{target};" for source, target in view(root).edges]
+    names = _names(root)
+    lines += [f'  {names[node.index]} [label="{_label(node, chr(92) + "n")}"];' for node in walk(root)]
+    lines += [f"  {names[source]} -> {names[target]};" for source, target in view(root).edges]
     return "\n".join([*lines, "}"])
 
 
 def mermaid(root: Node) -> str:
     """A tensor's graph in Mermaid's language, as GitHub draws it."""
     lines = ["flowchart TD"]
-    lines += [f'  n{node.index}["{_label(node, "<br/>")}"]' for node in walk(root)]
-    lines += [f"  n{source} --> n{target}" for source, target in view(root).edges]
+    names = _names(root)
+    lines += [f'  {names[node.index]}["{_label(node, "<br/>")}"]' for node in walk(root)]
+    lines += [f"  {names[source]} --> {names[target]}" for source, target in view(root).edges]
     return "\n".join(lines)
 
 
@@ -32,6 +34,11 @@ def view(root: Node) -> Any:
         graph.add_node(node.index, node=node)
         graph.add_edges_from((source.index, node.index) for source in node.inputs)
     return graph
+
+
+def _names(root: Node) -> dict[int, str]:
+    """Nodes are numbered as in the listing, whatever else is in their graph."""
+    return {node.index: f"n{number}" for number, node in enumerate(walk(root))}
 
 
 def _label(node: Node, newline: str) -> str:

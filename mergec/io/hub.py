@@ -27,8 +27,9 @@ _FIRST_BYTES = 256 * 1024  # most headers fit, so one request is enough
 
 
 def is_offline() -> bool:
-    """Whether the hub is switched off by HF_HUB_OFFLINE, as in huggingface_hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    """Whether the hub is switched off by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE, as in huggingface_hub."""
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.lower() in ("1", "true", "yes", "on")
 
 
 def is_hub_path(path: str) -> bool:

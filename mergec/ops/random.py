@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,32 +11,55 @@ if TYPE_CHECKING:
 LEVELS = 1 << 24
 """The numbers are drawn uniformly from 0 .. LEVELS - 1; all of them are exact in float32."""
 
-_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+BLOCK = 1 << 24
+"""Entries that share a pair of hash keys: an index within a block fits in 32-bit arithmetic."""
 
 
 def key(seed: int, stream: str, tensor: str, slot: int) -> int:
     """64 bits from the recipe's seed, the method's stream (name.version), the tensor's name and the model's slot."""
-    text = f"{seed}\n{stream}\n{tensor}\n{slot}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return _digest(f"{seed}\n{stream}\n{tensor}\n{slot}")
 
 
-def uniform(index: Tensor, key: int) -> Tensor:
-    """The SplitMix64 output number `index` of the stream that starts at `key`, its top 24 bits, int64.
+def uniform(start: int, stop: int, key: int, device: Any = "cpu") -> Tensor:
+    """The numbers of entries [start, stop), int32.
 
-    Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014. Integer arithmetic wraps
-    alike on every device, so the numbers do not depend on tiling, device or order.
+    Two rounds of a 32-bit mixing hash over the index within a block, each block with two keys of its own:
+    `lowbias32(lowbias32(golden * i + k1) + k2) >> 8`. Integer arithmetic wraps alike on every device, so the
+    numbers do not depend on tiling, device or order. The hash is from Wellons, Prospecting for hash functions.
     """
-    state = index * _signed(_GOLDEN) + _signed(key + _GOLDEN)
-    state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
-    state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
-    return _shifted(state ^ _shifted(state, 31), 40)
+    import torch
+
+    pieces = []
+    while start < stop:
+        block, begin = divmod(start, BLOCK)
+        end = min(BLOCK, begin + stop - start)
+        keys = _digest(f"{key}\n{block}")
+        index = torch.arange(begin, end, dtype=torch.int32, device=device)
+        mixed = _lowbias32(index.mul_(_signed(0x9E3779B1)).add_(_signed(keys)))
+        pieces.append(_shifted(_lowbias32(mixed.add_(_signed(keys >> 32))), 8))
+        start += end - begin
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _lowbias32(values: Tensor) -> Tensor:
+    """A bijection of 32 bits in which every input bit changes every output bit about half of the time; in place."""
+    values ^= _shifted(values, 16)
+    values *= _signed(0x7FEB352D)
+    values ^= _shifted(values, 15)
+    values *= _signed(0x846CA68B)
+    values ^= _shifted(values, 16)
+    return values
 
 
 def _shifted(values: Tensor, bits: int) -> Tensor:
     """A logical right shift: torch's own keeps the sign."""
-    return (values >> bits) & ((1 << (64 - bits)) - 1)
+    return (values >> bits) & ((1 << (32 - bits)) - 1)
 
 
 def _signed(value: int) -> int:
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >> 63 else value
+    """The low 32 bits as a signed integer."""
+    return ((value & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -196,17 +196,17 @@ def _ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile)
     return (magnitude > threshold) | ((magnitude == threshold) & (tile.index() <= int(last)))
 
 
-@op("map", "delta -> delta", scratch_bytes=40)
+@op("map", "delta -> delta", scratch_bytes=16)
 def drop(delta: Tensor, *, density: float, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
     """Keep each entry with probability `density`, to a resolution of 2**-24."""
-    draws = random.uniform(tile.index(), random.key(seed, stream, tile.name, slot))
+    draws = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
     return delta.masked_fill(draws >= round(density * random.LEVELS), 0)
 
 
-@op("map", "delta probability -> delta", scratch_bytes=40)
+@op("map", "delta probability -> delta", scratch_bytes=16)
 def drop_ranked(delta: Tensor, chance: Tensor, *, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
     """Keep each entry with its own probability."""
-    draws = random.uniform(tile.index(), random.key(seed, stream, tile.name, slot))
+    draws = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
     return delta.masked_fill(draws.to(chance.dtype) >= chance * random.LEVELS, 0)
 
 

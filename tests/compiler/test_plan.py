@@ -45,12 +45,35 @@ parameters:
 }
 
 
+SHAPES = {
+    "model.embed_tokens.weight": (96, 32),
+    **{
+        f"model.layers.{layer}.{tail}.weight": shape
+        for layer in range(3)
+        for tail, shape in {
+            "input_layernorm": (32,),
+            "mlp.down_proj": (32, 48),
+            "mlp.gate_proj": (48, 32),
+            "mlp.up_proj": (48, 32),
+            "post_attention_layernorm": (32,),
+            "self_attn.k_proj": (16, 32),
+            "self_attn.o_proj": (32, 32),
+            "self_attn.q_proj": (32, 32),
+            "self_attn.v_proj": (16, 32),
+        }.items()
+    },
+    "model.norm.weight": (32,),
+    "lm_head.weight": (96, 32),
+}
+LLAMA = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+CONFIG = {"model_type": "llama", "num_hidden_layers": 3, "tie_word_embeddings": False, "dtype": "float32"}
+
+
 @pytest.fixture
-def compiled(tmp_path: Path, family: Callable[..., Any]) -> Callable[..., mergec.Plan]:
-    """Compile a recipe that stands beside the tiny llamas."""
-    folder = family("llama").folder
+def compiled(tmp_path: Path, checkpoint: Any) -> Callable[..., mergec.Plan]:
+    """Compile a recipe that stands beside four tiny llamas."""
     for model in ("base", "a", "b", "c"):
-        (tmp_path / model).symlink_to(folder / model)
+        checkpoint(model, LLAMA, config=CONFIG)
 
     def write_and_compile(method: str, body: str = "", file: str = "recipe.yml", **options: Any) -> mergec.Plan:
         path = tmp_path / file
@@ -166,11 +189,10 @@ def test_hash_does_not_depend_on_layout_or_machine(options: dict[str, int], comp
     assert compiled("ties", **options).hash() == compiled("ties").hash()
 
 
-def test_hash_does_not_depend_on_where_models_and_recipe_lie(
-    compiled: Any, tmp_path: Path, family: Callable[..., Any]
-) -> None:
+def test_hash_does_not_depend_on_where_models_and_recipe_lie(compiled: Any, tmp_path: Path) -> None:
     expected = compiled("ties").hash()
-    shutil.copytree(family("llama").folder, tmp_path / "moved")
+    for model in ("base", "a", "b", "c"):
+        shutil.copytree(tmp_path / model, tmp_path / "moved" / model)
     moved = BASED.replace("base\n", "../moved/base\n")
     for name in "abc":
         moved = moved.replace(f"model: {name}", f"model: ../moved/{name}")
@@ -178,15 +200,8 @@ def test_hash_does_not_depend_on_where_models_and_recipe_lie(
     assert compiled("ties", moved, file="elsewhere/other.yml").hash() == expected
 
 
-def test_hash_does_not_depend_on_how_inputs_are_sharded(
-    compiled: Any, tmp_path: Path, family: Callable[..., Any]
-) -> None:
-    from conftest import write_checkpoint
-    from models import tensors_of
-
-    source = family("llama").a
-    config = json.loads((source / "config.json").read_text())
-    write_checkpoint(tmp_path / "sharded", dict(reversed(tensors_of(source).items())), config, shards=4)
+def test_hash_does_not_depend_on_how_inputs_are_sharded(compiled: Any, checkpoint: Any) -> None:
+    checkpoint("sharded", dict(reversed(LLAMA.items())), config=CONFIG, shards=4)
     text = RECIPES["ties"].replace("model: a", "model: sharded")
     assert compiled("ties", text).hash() == compiled("ties").hash()
 
@@ -203,14 +218,9 @@ def test_plan_does_not_depend_on_the_order_of_sets(compiled: Any, tmp_path: Path
     assert len(plans) == 1
 
 
-def test_every_input_tensor_is_in_the_result(compiled: Any, family: Callable[..., Any]) -> None:
-    from models import tensors_of
-
-    stored = tensors_of(family("llama").base)
+def test_every_input_tensor_is_in_the_result(compiled: Any) -> None:
     for method in RECIPES:
-        outputs = {output.name: output for output in compiled(method).outputs}
-        assert outputs.keys() == stored.keys()
-        assert all(outputs[name].shape == tuple(tensor.shape) for name, tensor in stored.items())
+        assert {output.name: output.shape for output in compiled(method).outputs} == SHAPES
 
 
 def test_a_tied_model_gains_no_head(tmp_path: Path, family: Callable[..., Any]) -> None:
@@ -225,5 +235,5 @@ def test_a_tied_model_gains_no_head(tmp_path: Path, family: Callable[..., Any]) 
 
 
 def test_an_unknown_tensor_is_answered_with_the_nearest(compiled: Any) -> None:
-    with pytest.raises(mergec.errors.UsageError, match="did you mean 'lm_head.weight'"):
+    with pytest.raises(mergec.errors.UsageError, match=r"did you mean 'lm_head\.weight'"):
         find_output(compiled("linear"), "lm_head.weigth")

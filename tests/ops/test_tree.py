@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergec.ops.tree import LEAF, TreeSum, row_sums
-import itertools
 
 VALUES = torch.randn(10 * LEAF + 77, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
 

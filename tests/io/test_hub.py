@@ -1,0 +1,304 @@
+"""Models on the hub, spoken to over HTTP: a check reads headers only, a run fetches only what it needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from recipes_fixtures import CONFIG, SHAPES, Called, tensors_of, write_model
+
+pytest.importorskip("huggingface_hub")
+
+COMMIT, OLD = "c" * 40, "0" * 40
+WIDE = {**SHAPES, "model.embed_tokens.weight": (300, 300), "lm_head.weight": (300, 300)}
+SOUP = "merge_method: linear\nmodels: [{model: org/a}, {model: org/b@v1}]\nparameters: {weight: 1}\n"
+
+
+class Request(NamedTuple):
+    """What was asked for: `begin` and `end` of the range, None for a whole file."""
+
+    method: str
+    path: str
+    begin: int | None
+    end: int | None
+
+
+class Hub(ThreadingHTTPServer):
+    """Folders served as repositories: `repos[id][revision] = (commit, folder)`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos: dict[str, dict[str, tuple[str, Path]]] = {}
+        self.requests: list[Request] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def asked(self, name: str, method: str = "GET") -> list[Request]:
+        return [one for one in self.requests if one.path.endswith(f"/{name}") and one.method == method]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer(send_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(send_body=True)
+
+    def answer(self, send_body: bool) -> None:
+        url = urlsplit(self.path)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        begin, end = (int(wanted[1]), int(wanted[2]) + 1) if wanted else (None, None)
+        self.server.requests.append(Request(self.command, unquote(url.path), begin, end))
+        info = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", unquote(url.path))
+        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", unquote(url.path))
+        known = self.find(info or file)
+        if known is None:
+            missing = (
+                "RevisionNotFound" if (info or file) and (info or file)[1] in self.server.repos else "RepoNotFound"
+            )  # type: ignore[index]
+            self.send(404, b'{"error": "not found"}', {"X-Error-Code": missing}, send_body)
+        elif info:
+            sizes = "blobs" in parse_qs(url.query)
+            self.send(200, json.dumps(facts(info[1], *known, sizes)).encode(), {}, send_body)
+        elif file and (path := known[1] / file[3]).is_file():
+            data = path.read_bytes()
+            headers = {
+                "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+                "X-Repo-Commit": known[0],
+                "Accept-Ranges": "bytes",
+            }
+            if begin is None:
+                self.send(200, data, headers, send_body)
+            else:
+                headers["Content-Range"] = f"bytes {begin}-{min(end or 0, len(data)) - 1}/{len(data)}"
+                self.send(206, data[begin:end], headers, send_body)
+        else:
+            self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, send_body)
+
+    def find(self, match: re.Match[str] | None) -> tuple[str, Path] | None:
+        return self.server.repos.get(match[1], {}).get(match[2] or "main") if match else None
+
+    def send(self, status: int, body: bytes, headers: dict[str, str], send_body: bool) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if send_body:
+            self.wfile.write(body)
+
+
+def facts(repo: str, commit: str, folder: Path, sizes: bool) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    siblings = [{"rfilename": str(path.relative_to(folder))} for path in files]
+    if sizes:
+        siblings = [{**one, "size": path.stat().st_size} for one, path in zip(siblings, files, strict=True)]  # type: ignore[dict-item]
+    return {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "siblings": siblings, "tags": [], "private": False}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub with `org/a` (one file, and much else) and `org/b` (three shards; `v1` is its only revision)."""
+    server = Hub()
+    a = write_model(tmp_path / "hub/a", shapes=WIDE, config={**CONFIG, "vocab_size": 300}, seed="a")
+    b = write_model(tmp_path / "hub/b", shapes=WIDE, seed="b", shards=3)
+    (a / "consolidated.safetensors").write_bytes(bytes(1000))
+    (a / "pytorch_model.bin").write_bytes(bytes(1000))
+    (a / "original").mkdir()
+    (a / "original/model.safetensors").write_bytes(bytes(1000))
+    (a / "README.md").write_text("a")
+    server.repos = {"org/a": {"main": (COMMIT, a), COMMIT: (COMMIT, a)}, "org/b": {"v1": (OLD, b), OLD: (OLD, b)}}
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+Run = Callable[..., Called]
+
+
+@pytest.fixture
+def run(tmp_path: Path, hub: Hub) -> Run:
+    """`run("check", "soup.yml")`: mergec in a process of its own, with the hub and an empty cache of its own."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "soup.yml").write_text(SOUP)
+    kept = {name: value for name, value in os.environ.items() if "OFFLINE" not in name and not name.startswith("HF_")}
+    environment = {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+
+    def call(*arguments: str) -> Called:
+        done = subprocess.run(
+            [sys.executable, "-m", "mergec", *arguments],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Called(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+def weights_of(folder: Path) -> dict[str, int]:
+    """Where the header of each weight file ends."""
+    return {
+        file.name: 8 + int.from_bytes(file.read_bytes()[:8], "little") for file in folder.glob("model*.safetensors")
+    }
+
+
+def test_a_plan_reads_headers_and_names_the_commits(run: Run, hub: Hub, tmp_path: Path) -> None:
+    called = run("plan", "soup.yml")
+    assert called.code == 0, called.err
+    assert re.search(rf"models\[0\] +org/a +hf://org/a@{COMMIT} +on the hub", called.out)
+    assert re.search(rf"models\[1\] +org/b@v1 +hf://org/b@{OLD} +on the hub", called.out)
+    for model in ("a", "b"):
+        for name, header in weights_of(tmp_path / "hub" / model).items():
+            ranges = [one for one in hub.requests if one.path.endswith(f"/{name}") and f"/{model}/" in one.path]
+            assert ranges
+            assert all(one.end is not None and one.end <= max(header, 256 * 1024) for one in ranges)
+    fetched = {one.path.rpartition("/")[2] for one in hub.requests if one.method == "GET" and one.begin is None}
+    assert fetched == {"a", "v1", "config.json", "model.safetensors.index.json"}
+
+
+def test_a_header_longer_than_the_first_request_takes_one_more(run: Run, hub: Hub, tmp_path: Path) -> None:
+    shapes = {f"model.layers.{n}.{'x' * 900}.weight": (1,) for n in range(400)}
+    long = write_model(tmp_path / "hub/long", shapes=shapes)
+    hub.repos["org/long"] = {"main": (COMMIT, long), COMMIT: (COMMIT, long)}
+    header = weights_of(long)["model.safetensors"]
+    called = run("inspect", "org/long", "--json")
+    assert called.code == 0, called.err
+    assert json.loads(called.out)["tensors"] == 400
+    assert [(one.begin, one.end) for one in hub.asked("model.safetensors")] == [(0, 256 * 1024), (256 * 1024, header)]
+
+
+def test_a_run_makes_the_same_bytes_and_fetches_what_it_needs(run: Run, hub: Hub, tmp_path: Path) -> None:
+    called = run("run", "soup.yml", "out", "-q")
+    assert called == Called(0, "", "")
+    local = SOUP.replace("org/a", str(tmp_path / "hub/a")).replace("org/b@v1", str(tmp_path / "hub/b"))
+    (tmp_path / "work/local.yml").write_text(local)
+    assert run("run", "local.yml", "local", "-q") == Called(0, "", "")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "work/out" / name).read_bytes() == (tmp_path / "work/local" / name).read_bytes()
+    whole = [one for one in hub.requests if one.method == "GET" and one.begin is None and "/resolve/" in one.path]
+    assert sorted(one.path.removeprefix("/org/") for one in whole) == [
+        *(f"a/resolve/{COMMIT}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")),
+        f"b/resolve/{OLD}/config.json",
+        *(f"b/resolve/{OLD}/model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)),
+        f"b/resolve/{OLD}/model.safetensors.index.json",
+    ]
+    assert not hub.asked("consolidated.safetensors")
+
+
+def test_what_is_not_needed_is_not_fetched(run: Run, hub: Hub, tmp_path: Path) -> None:
+    settings = ["--set", "models.1.parameters.weight=0", "-q"]
+    assert run("run", "soup.yml", "out", *settings) == Called(0, "", "")
+    assert not [one for one in hub.requests if "/b/" in one.path and "-of-" in one.path and one.begin is None]
+    made = tensors_of(tmp_path / "work/out/model.safetensors")
+    assert made == tensors_of(tmp_path / "hub/a/model.safetensors")
+
+
+def test_a_second_run_asks_for_no_weights(run: Run, hub: Hub) -> None:
+    assert run("run", "soup.yml", "one", "-q").code == 0
+    hub.requests.clear()
+    assert run("run", "soup.yml", "two", "-q").code == 0
+    assert not [
+        one for one in hub.requests if one.path.endswith(".safetensors") and one.begin is None and one.method == "GET"
+    ]
+
+
+def test_a_plan_holds_on_to_its_commit(run: Run, hub: Hub, tmp_path: Path) -> None:
+    plan = run("plan", "soup.yml", "--json").out
+    (tmp_path / "work/plan.json").write_text(plan)
+    other = write_model(tmp_path / "hub/other", shapes=WIDE, seed="other")
+    hub.repos["org/a"]["main"] = ("d" * 40, other)
+    assert run("run", "plan.json", "out", "-q") == Called(0, "", "")
+    hub.repos["org/a"]["main"] = hub.repos["org/a"][COMMIT]
+    assert run("run", "soup.yml", "same", "-q") == Called(0, "", "")
+    same, out = ((tmp_path / "work" / name / "model.safetensors").read_bytes() for name in ("same", "out"))
+    assert same == out
+
+
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ("org/nothing", "404"),
+        ("org/a@v9", "404"),
+        ("org/b", "404"),
+    ],
+)
+def test_what_the_hub_does_not_have(reference: str, why: str, run: Run, tmp_path: Path) -> None:
+    recipe = f"merge_method: passthrough\nmodels: [{{model: {reference}}}]\n"
+    (tmp_path / "work/p.yml").write_text(recipe)
+    called = run("run", "p.yml", "out")
+    (line, total) = called.err.splitlines()
+    assert line.startswith(f"p.yml:2:18: error[E301]: no local folder '{reference}', and the hub answers: {why}")
+    assert line.endswith("hint: is the name right, and do you have access? a local folder is named with a leading ./")
+    assert total == "1 error; no weights were read"
+    assert called.code == 2
+    assert not (tmp_path / "work/out").exists()
+
+
+def test_a_hub_that_is_down(run: Run, hub: Hub) -> None:
+    url, hub.repos = hub.url, {}
+    hub.shutdown()
+    hub.server_close()
+    called = run("check", "soup.yml")
+    assert called.code == 2
+    assert len(called.err.splitlines()) == 3
+    assert "soup.yml:2:18: error[E301]: no local folder 'org/a', and the hub answers: " in called.err
+    assert "Traceback" not in called.err
+    assert url
+
+
+def test_a_truncated_file_on_the_hub(run: Run, hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "hub/a/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    called = run("check", "soup.yml")
+    assert re.search(rf"soup.yml:2:18: error\[E310\]: hf://org/a@{COMMIT}/model.safetensors .* truncated", called.err)
+
+
+def test_a_model_without_safetensors(run: Run, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "hub/a/model.safetensors").unlink()
+    called = run("check", "soup.yml")
+    assert "soup.yml:2:18: error[E302]: 'org/a' has no safetensors weights on the hub; hint: convert" in called.err
+
+
+def test_offline_nothing_is_asked(run: Run, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mergec.compiler.inventory import open_model
+    from mergec.errors import InputError
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"no model 'org/a'.* the hub is switched off"):
+        open_model("org/a", tmp_path)
+    assert hub.requests == []
+
+
+def test_a_local_folder_of_that_name_wins(run: Run, hub: Hub, tmp_path: Path) -> None:
+    write_model(tmp_path / "work/org/a", shapes=WIDE, seed="local")
+    write_model(tmp_path / "work/org/b@v1", shapes=WIDE, seed="local")
+    called = run("plan", "soup.yml")
+    assert re.search(r"models\[0\] +org/a +org/a +beside the recipe", called.out)
+    assert hub.requests == []

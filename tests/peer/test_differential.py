@@ -1,0 +1,231 @@
+"""The same recipe run by mergekit and by mergec under `compat: mergekit`: names, shapes, dtypes and numbers agree.
+
+Only what does not depend on the peer's random numbers. Where magnitudes tie at a cut, the peer keeps an arbitrary
+one; entries at exactly that magnitude may differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+import torch
+from models import ARCHITECTURES, Family, auto_class, tensors_of
+from torch import Tensor
+
+import mergec
+
+config = pytest.importorskip("mergekit.config")
+merge = pytest.importorskip("mergekit.merge")
+options = pytest.importorskip("mergekit.options")
+
+DTYPES = [torch.float32, torch.bfloat16]
+FILTERS = {"llama": "mlp", "qwen2": "attn", "gpt2": "mlp", "mixtral": "attn", "bert": "attention"}
+Recipe = dict[str, Any]
+
+
+def with_base(method: str, **parameters: Any) -> Recipe:
+    return {"merge_method": method, "base_model": "base", "models": models("abc"), "parameters": parameters}
+
+
+def models(labels: str, **own: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        {"model": label, "parameters": {key: values[number] for key, values in own.items()}}
+        for number, label in enumerate(labels)
+    ]
+
+
+# Every case is deterministic; `FILTER` stands for a part of the architecture's tensor names.
+CASES: dict[str, Recipe] = {
+    "linear": {"merge_method": "linear", "models": models("abc", weight=[1, 0.3, 0.5])},
+    "linear, not normalised": {
+        "merge_method": "linear",
+        "models": models("abc", weight=[0.5, -0.3, 0.6]),
+        "parameters": {"normalize": False},
+    },
+    "linear, gradients and filters": {
+        "merge_method": "linear",
+        "models": models("ab", weight=[[0.1, 0.9], [{"filter": "FILTER", "value": [1, 0.2, 0.5]}, {"value": 0.4}]]),
+    },
+    "linear, base in the list": {
+        "merge_method": "linear",
+        "base_model": "base",
+        "models": [*models("bac", weight=[0.2, 0.3, 0.5]), {"model": "base", "parameters": {"weight": 0.1}}],
+    },
+    "slerp": {"merge_method": "slerp", "base_model": "base", "models": models("a"), "parameters": {"t": 0.3}},
+    "slerp, gradients and filters": {
+        "merge_method": "slerp",
+        "base_model": "base",
+        "models": [{"model": "base"}, {"model": "b"}],
+        "parameters": {"t": [{"filter": "FILTER", "value": [0, 0.5, 0.3, 0.7, 1]}, {"value": 0.5}]},
+    },
+    "task_arithmetic": with_base("task_arithmetic", weight=0.7, **{"lambda": 0.5}),
+    "task_arithmetic, normalised": {
+        **with_base("task_arithmetic", normalize=True),
+        "models": models("abc", weight=[0.7, -0.2, 0.4]),
+    },
+    "task_arithmetic, gradients and filters": {
+        **with_base("task_arithmetic"),
+        "models": models("ab", weight=[[0, 1], [{"filter": "FILTER", "value": 0.4}, {"value": 0}]]),
+    },
+    "ties": with_base("ties", weight=0.6, density=0.4),
+    "ties, not normalised, lambda": {
+        **with_base("ties", normalize=False, density=0.5, **{"lambda": 0.8}),
+        "models": models("abc", weight=[1, 0.3, -0.5]),
+    },
+    "ties, keeps all": {**with_base("ties", int8_mask=True), "models": models("abc", weight=[1, 0.3, 0.5])},
+    "ties, tiny density": with_base("ties", weight=1.0, density=0.001),
+    "ties, rescaled": with_base("ties", weight=0.6, density=0.4, rescale=True),
+    "breadcrumbs": with_base("breadcrumbs", weight=0.5, density=0.8, gamma=0.02),
+    "breadcrumbs, many outliers": with_base("breadcrumbs", weight=0.5, density=0.7, gamma=0.5),
+    "breadcrumbs, tiny density": with_base("breadcrumbs", weight=0.5, density=0.001, gamma=0.01),
+    "breadcrumbs_ties": with_base("breadcrumbs_ties", weight=0.5, density=0.8, gamma=0.02, normalize=True),
+    "model_stock": with_base("model_stock"),
+    "model_stock, two models": {**with_base("model_stock"), "models": models("ca")},
+    "model_stock, by rows": with_base("model_stock", filter_wise=True),
+    "passthrough": {"merge_method": "passthrough", "models": models("a")},
+    "passthrough, scaled": {
+        "merge_method": "passthrough",
+        "models": [
+            {"model": "a", "parameters": {"scale": [{"filter": "FILTER", "value": 0.3}, {"value": [1.0, 0.5]}]}}
+        ],
+    },
+    "dare_linear, keeps all": with_base("dare_linear", weight=0.4, density=1.0),
+    "dare_ties, keeps all": with_base("dare_ties", weight=0.4, density=1.0, normalize=True),
+    "della, keeps all": with_base("della", weight=0.4, density=1.0, **{"lambda": 1.2}),
+    "della_linear, keeps all": with_base("della_linear", weight=0.4, density=1.0),
+}
+# settings that differ from layer to layer, where no ties are cut: not in half types, where ties are everywhere
+GRADIENTS: dict[str, Recipe] = {
+    "ties": {
+        **with_base("ties", normalize=True),
+        "models": [
+            {"model": "a", "parameters": {"density": [1, 0.7, 0.1], "weight": 1.0}},
+            {"model": "b", "parameters": {"density": 0.5, "weight": [0, 0.3, 0.7, 1]}},
+            {
+                "model": "c",
+                "parameters": {"density": 0.33, "weight": [{"filter": "FILTER", "value": 0.5}, {"value": 0}]},
+            },
+        ],
+    },
+    "breadcrumbs": with_base("breadcrumbs", weight=[0.2, 0.9], density=[0.9, 0.5], gamma=[0.01, 0.1]),
+}
+# A peer that packs experts into one tensor trims and measures the pack: other numbers by design, not by arithmetic.
+PER_TENSOR = ("slerp", "ties", "breadcrumbs", "model_stock")
+EXACT = ("passthrough",)
+
+
+def fitted(recipe: Recipe, architecture: str, family: Family) -> Recipe:
+    """The recipe for one architecture and the family's folders."""
+    text = json.dumps(recipe).replace("FILTER", FILTERS[architecture])
+    for label in ("base", "a", "b", "c"):
+        folder = str(getattr(family, label))
+        text = text.replace(f'"model": "{label}"', f'"model": "{folder}"')
+        text = text.replace(f'"base_model": "{label}"', f'"base_model": "{folder}"')
+    found: Recipe = json.loads(text)
+    return found
+
+
+def run_peer(recipe: Recipe, out: Path) -> None:
+    merge.run_merge(
+        config.MergeConfiguration.model_validate(recipe),
+        str(out),
+        options.MergeOptions(write_model_card=False, copy_tokenizer=False, quiet=True),
+    )
+
+
+def run_ours(recipe: Recipe, out: Path) -> None:
+    path = out.with_suffix(".yml")
+    path.write_text(json.dumps({**recipe, "compat": "mergekit"}))
+    mergec.compile(path, workers=1).run(out)
+
+
+def both(
+    recipe: Recipe, architecture: str, dtype: torch.dtype, family: Callable[..., Family], folder: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Family]:
+    models = family(architecture, dtype)
+    recipe = fitted(recipe, architecture, models)
+    run_peer(recipe, folder / "peer")
+    run_ours(recipe, folder / "ours")
+    if architecture == "mixtral":
+        return loaded(architecture, folder / "ours"), loaded(architecture, folder / "peer"), models
+    return tensors_of(folder / "ours"), tensors_of(folder / "peer"), models
+
+
+def loaded(architecture: str, folder: Path) -> dict[str, Tensor]:
+    """What transformers makes of a folder: one layout whatever lies on disk."""
+    return dict(auto_class(architecture).from_pretrained(folder, dtype="auto").state_dict())
+
+
+def assert_same(
+    ours: Mapping[str, Tensor], peer: Mapping[str, Tensor], allowed: Mapping[str, Tensor], exact: bool
+) -> None:
+    assert ours.keys() == peer.keys()
+    wrong = {}
+    for name, expected in peer.items():
+        found = ours[name]
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
+        off = _is_off(found, expected, exact) & ~allowed.get(name, torch.zeros_like(found, dtype=torch.bool))
+        if off.any():
+            wrong[name] = (int(off.sum()), found[off][:4].tolist(), expected[off][:4].tolist())
+    assert not wrong
+
+
+def _is_off(found: Tensor, expected: Tensor, exact: bool) -> Tensor:
+    if exact:
+        return harness.ulps(found, expected) > 0
+    if found.dtype == torch.float32:
+        return (found - expected).abs() > 1e-5 * expected.abs() + 1e-8
+    return harness.ulps(found, expected) > 2
+
+
+def tied_at_a_cut(recipe: Recipe, family: Family) -> dict[str, Tensor]:
+    """Entries whose delta has exactly the magnitude at which some model is cut: which of them stay is arbitrary."""
+    parameters = recipe.get("parameters", {})
+    if "density" not in parameters or parameters["density"] == 1:
+        return {}
+    base = tensors_of(family.base)
+    allowed = {name: torch.zeros_like(tensor, dtype=torch.bool) for name, tensor in base.items()}
+    for folder in family.tunes:
+        for name, tensor in tensors_of(folder).items():
+            magnitude = (tensor - base[name]).abs()
+            ordered = magnitude.flatten().sort(descending=True).values
+            for rank in cuts(recipe, len(ordered)):
+                if 0 < rank < len(ordered) and ordered[rank - 1] == ordered[rank]:
+                    allowed[name] |= magnitude == ordered[rank]
+    return allowed
+
+
+def cuts(recipe: Recipe, entries: int) -> list[int]:
+    density, gamma = recipe["parameters"]["density"], recipe["parameters"].get("gamma", 0.0)
+    if recipe["merge_method"] == "ties":
+        return [max(1, int(density * entries))]
+    kept = int(density * entries)
+    outliers = min(int(gamma * entries), entries - kept)
+    return [outliers, outliers + kept]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compat_gives_the_peers_numbers(
+    architecture: str, case: str, dtype: torch.dtype, family: Callable[..., Family], tmp_path: Path
+) -> None:
+    recipe = CASES[case]
+    if architecture == "mixtral" and recipe["merge_method"].startswith(PER_TENSOR) and "keeps all" not in case:
+        pytest.skip("the peer packs experts")
+    ours, peer, models = both(recipe, architecture, dtype, family, tmp_path)
+    assert_same(ours, peer, tied_at_a_cut(recipe, models), exact=case in EXACT)
+
+
+@pytest.mark.parametrize("case", GRADIENTS)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "bert"])
+def test_compat_gives_the_peers_numbers_with_gradients_of_densities(
+    architecture: str, case: str, family: Callable[..., Family], tmp_path: Path
+) -> None:
+    ours, peer, _ = both(GRADIENTS[case], architecture, torch.float32, family, tmp_path)
+    assert_same(ours, peer, {}, exact=False)
