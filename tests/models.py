@@ -82,7 +82,7 @@ def mixtral_config() -> Any:
 
 
 def bert_config() -> Any:
-    """An encoder with post-norms and a pooler, no head."""
+    """An encoder with post-norms and a classifier."""
     from transformers import BertConfig
 
     return BertConfig(
@@ -100,7 +100,7 @@ _CONFIGS: dict[str, tuple[Callable[[], Any], str]] = {
     "qwen2": (qwen2_config, "AutoModelForCausalLM"),
     "gpt2": (gpt2_config, "AutoModelForCausalLM"),
     "mixtral": (mixtral_config, "AutoModelForCausalLM"),
-    "bert": (bert_config, "AutoModel"),
+    "bert": (bert_config, "AutoModelForSequenceClassification"),
 }
 ARCHITECTURES = tuple(_CONFIGS)
 

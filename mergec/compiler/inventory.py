@@ -201,6 +201,8 @@ def _stranger(
 def _layer_difference(
     first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef], counts: set[int]
 ) -> Problem | None:
+    if expected.keys() == found.keys():
+        return None
     ours = {layer.stack: layer.count for layer in layers_of(expected, counts).values()}
     theirs = {layer.stack: layer.count for layer in layers_of(found, counts).values()}
     for stack in ours.keys() & theirs.keys():

@@ -95,6 +95,7 @@ class _Lowering:
         self.bound = bound
         self.graph = Graph()
         self._roots: dict[Any, tuple[Node, tuple[int, ...]]] = {}
+        self._filters = sorted(_filters(bound))
         self._unset: dict[tuple[str, str], tuple[_UnsetError, list[str]]] = {}
         self._refused: dict[tuple[Place, str], tuple[ParameterError, list[str]]] = {}
         recipe = bound.recipe
@@ -105,25 +106,33 @@ class _Lowering:
         if row[0].dtype not in FLOATS:
             root = self._copied(row[0])
             return Lowered(name, root, (row[0],))
+        # whatever settings can depend on: tensors that agree in it share a graph, and nothing is resolved twice
+        names = {name, *(ref.name for ref in row)}
+        matches = tuple(one in each for one in self._filters for each in sorted(names))
+        key = (row[0].shape, tuple(ref.dtype for ref in row), t, matches)
+        if key not in self._roots:
+            built = self._resolved(name, row, t)
+            if built is None:
+                return None
+            slots = tuple(node.attr("slot") for node in walk(built) if node.op == "load")
+            self._roots[key] = built, tuple(sorted(slots))
+        root, slots = self._roots[key]
+        return Lowered(name, root, tuple(row[slot] for slot in slots))
+
+    def _resolved(self, name: str, row: Sequence[TensorRef], t: float) -> Node | None:
+        """The graph of one tensor; None, and a note of the reason, where its settings do not allow one."""
         try:
             values = resolve_tensor(self.bound, name, row, t)
         except _UnsetError as unset:
             who = unset.input.label if unset.input else ""
             self._unset.setdefault((unset.parameter.name, who), (unset, []))[1].append(name)
             return None
-        plain = values.plain()
-        key = (row[0].shape, tuple(ref.dtype for ref in row), repr(plain))
-        if key not in self._roots:
-            try:
-                root = self._build(row, plain)
-            except ParameterError as error:
-                place = self._place(error.parameter, values)
-                self._refused.setdefault((place, error.what), (error, []))[1].append(name)
-                return None
-            slots = tuple(node.attr("slot") for node in walk(root) if node.op == "load")
-            self._roots[key] = root, tuple(sorted(slots))
-        root, slots = self._roots[key]
-        return Lowered(name, root, tuple(row[slot] for slot in slots))
+        try:
+            return self._build(row, values.plain())
+        except ParameterError as error:
+            place = self._place(error.parameter, values)
+            self._refused.setdefault((place, error.what), (error, []))[1].append(name)
+            return None
 
     def _copied(self, ref: TensorRef) -> Node:
         """Integers and booleans: those of the base, or of the first model."""
@@ -184,6 +193,18 @@ class _Lowering:
             return Problem(settings[-1].place, "E204", what, "end the list with an entry that has no filter")
         what = f"{self.bound.method.name} needs a '{name}'{whom}, and the recipe gives none"
         return Problem(place, "E201", what, f"add {name} under 'parameters:'")
+
+
+def _filters(bound: Bound) -> set[str]:
+    """Every filter of the recipe."""
+    scopes = [bound.settings, *(one.settings for one in bound.inputs)]
+    return {
+        choice.filter
+        for scope in scopes
+        for setting in scope.values()
+        for choice in setting
+        if choice.filter is not None
+    }
 
 
 def promoted(dtypes: Sequence[str]) -> str:

@@ -139,8 +139,10 @@ def read_index(path: Path, present: Iterable[str]) -> dict[str, str]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError("E306", f"{path} has no weight_map", "it should map each tensor to a file")
-    for tensor, file in weight_map.items():
+    strange = next((file for file in weight_map.values() if not isinstance(file, str)), None)
+    for file in [strange] if strange is not None else sorted(set(weight_map.values())):
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            tensor = next(name for name, where in weight_map.items() if where == file)
             what = f"{path} places {tensor!r} in {file!r}, expected a safetensors file of the same folder"
             raise InputError("E306", what, "the index was tampered with, or is not one")
     absent = sorted(set(weight_map.values()) - set(present))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,22 @@ from mergec.io.tensors import MAX_HEADER_BYTES, Header, parse_header
 
 _SCHEME = "hf://"
 _FIRST_BYTES = 256 * 1024  # most headers fit, so one request is enough
+_CONNECTIONS = 8
+_WHY = {  # by the names of huggingface_hub's errors, which have moved between its modules
+    "RepositoryNotFoundError": "no such repository",
+    "RevisionNotFoundError": "no such revision of the repository",
+    "GatedRepoError": "the repository is gated, and you have no access",
+    "EntryNotFoundError": "no such file in the repository",
+    "ConnectError": "it cannot be reached",
+    "ConnectionError": "it cannot be reached",
+}
+_HINT = {
+    "RepositoryNotFoundError": "is the name right, and do you have access? a local folder is named with a leading ./",
+    "RevisionNotFoundError": "a revision is a branch, a tag or a commit",
+    "GatedRepoError": "accept its terms on its page, and log in with `hf auth login`",
+    "ConnectError": "check the network; a local folder is named with a leading ./",
+    "ConnectionError": "check the network; a local folder is named with a leading ./",
+}
 
 
 def is_offline() -> bool:
@@ -49,7 +66,9 @@ def open_checkpoint(reference: str) -> Checkpoint:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         origin = f"{_SCHEME}{repo}@{info.sha}"
         names, index = _weight_files(reference, origin, sizes)
-        headers = {name: _read_header(f"{origin}/{name}", sizes[name]) for name in names}
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            read = pool.map(lambda name: _read_header(f"{origin}/{name}", sizes[name]), names)
+            headers = dict(zip(names, read, strict=True))
         config = read_json(Path(fetch(f"{origin}/config.json"))) if "config.json" in sizes else None
     tensors = join_headers(reference, headers, index)
     files = tuple(WeightFile(f"{origin}/{name}", h.file_bytes, h.header_bytes) for name, h in headers.items())
@@ -110,10 +129,10 @@ def _hub_errors(reference: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except ImportError:
-        raise InputError("E301", f"'{reference}' is on the hub, and huggingface_hub is not installed") from None
+    except ImportError as error:
+        what = f"'{reference}' is on the hub, and huggingface_hub cannot be imported: {error}"
+        raise InputError("E301", what, "pip install huggingface_hub") from None
     except Exception as error:  # the hub client's errors share no base class across its versions
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        why = lines[0] if lines else type(error).__name__
-        hint = "is the name right, and do you have access? a local folder is named with a leading ./"
-        raise InputError("E301", f"no local folder '{reference}', and the hub answers: {why}", hint) from None
+        kind = type(error).__name__
+        why = _WHY.get(kind) or next((line.strip() for line in str(error).splitlines() if line.strip()), kind)
+        raise InputError("E301", f"no local folder '{reference}', and the hub: {why}", _HINT.get(kind, "")) from None

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -87,7 +89,8 @@ def parse_header(stream: BinaryIO, file: str, file_bytes: int) -> Header:
     if length > file_bytes - 8 or length > MAX_HEADER_BYTES:
         raise _broken(file, f"its header claims {length:,} bytes, the file has {file_bytes:,}")
     try:
-        entries = json.loads(stream.read(length), object_pairs_hook=_unique)
+        text = stream.read(length)
+        entries = json.loads(text)
     except RecursionError:
         raise _broken(file, "its header is nested too deeply") from None
     except ValueError as error:
@@ -97,17 +100,19 @@ def parse_header(stream: BinaryIO, file: str, file_bytes: int) -> Header:
     entries.pop("__metadata__", None)
     start = 8 + length
     tensors = {name: _tensor_ref(file, name, entry, start) for name, entry in entries.items()}
-    _check_spans(file, tensors.values(), start, file_bytes)
+    try:
+        _check_spans(file, tensors.values(), start, file_bytes)
+    except InputError:  # a name that stands twice hides a span; looking for one costs too much to do it always
+        json.loads(text, object_pairs_hook=partial(_refuse_twins, file))
+        raise
     return Header(tensors, start, file_bytes)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} stands twice")
-    return unique
+def _refuse_twins(file: str, pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise _broken(file, f"its header names {twice!r} twice")
 
 
 def _tensor_ref(file: str, name: str, entry: Any, start: int) -> TensorRef:
@@ -117,7 +122,8 @@ def _tensor_ref(file: str, name: str, entry: Any, start: int) -> TensorRef:
         code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         raise _broken(file, f"the entry of tensor {name!r} is incomplete") from None
-    if not all(type(size) is int and size >= 0 for size in (*_sizes(shape), begin, end)):
+    numbers: list[Any] = [*shape, begin, end] if isinstance(shape, list) else [None]
+    if set(map(type, numbers)) != {int} or min(numbers) < 0:
         raise _broken(file, f"tensor {name!r} has sizes that are not natural numbers")
     if not isinstance(code, str) or code not in _CODES:
         what = f"{file}: tensor {name!r} has the unknown dtype {code!r}"
@@ -126,10 +132,6 @@ def _tensor_ref(file: str, name: str, entry: Any, start: int) -> TensorRef:
     if math.prod(shape) * item_bytes != end - begin:
         raise _broken(file, f"tensor {name!r}: {code} {shape} does not fill {end - begin:,} bytes")
     return TensorRef(file, name, dtype, tuple(shape), start + begin, start + end)
-
-
-def _sizes(shape: Any) -> list[Any]:
-    return shape if isinstance(shape, list) else [None]
 
 
 def _check_spans(file: str, tensors: Iterable[TensorRef], start: int, file_bytes: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
+import oracle
 import pytest
 import torch
 from models import ARCHITECTURES, Family, auto_class, tensors_of
@@ -94,6 +94,17 @@ CASES: dict[str, Recipe] = {
             {"model": "a", "parameters": {"scale": [{"filter": "FILTER", "value": 0.3}, {"value": [1.0, 0.5]}]}}
         ],
     },
+    "linear, inputs cast": {
+        "merge_method": "linear",
+        "models": models("abc", weight=[1, 0.3, 0.5]),
+        "dtype": "bfloat16",
+        "out_dtype": "float32",
+    },
+    "task_arithmetic, inputs and result cast": {
+        **with_base("task_arithmetic", weight=0.7),
+        "dtype": "bfloat16",
+        "out_dtype": "float16",
+    },
     "dare_linear, keeps all": with_base("dare_linear", weight=0.4, density=1.0),
     "dare_ties, keeps all": with_base("dare_ties", weight=0.4, density=1.0, normalize=True),
     "della, keeps all": with_base("della", weight=0.4, density=1.0, **{"lambda": 1.2}),
@@ -116,7 +127,6 @@ GRADIENTS: dict[str, Recipe] = {
 }
 # A peer that packs experts into one tensor trims and measures the pack: other numbers by design, not by arithmetic.
 PER_TENSOR = ("slerp", "ties", "breadcrumbs", "model_stock")
-EXACT = ("passthrough",)
 
 
 def fitted(recipe: Recipe, architecture: str, family: Family) -> Recipe:
@@ -162,25 +172,44 @@ def loaded(architecture: str, folder: Path) -> dict[str, Tensor]:
 
 
 def assert_same(
-    ours: Mapping[str, Tensor], peer: Mapping[str, Tensor], allowed: Mapping[str, Tensor], exact: bool
+    ours: Mapping[str, Tensor],
+    peer: Mapping[str, Tensor],
+    allowed: Mapping[str, Tensor],
+    unit: Callable[[Tensor], Tensor],
 ) -> None:
+    """Equal names, shapes and dtypes; numbers within `unit` of the peer's, but for entries that are `allowed`."""
     assert ours.keys() == peer.keys()
     wrong = {}
     for name, expected in peer.items():
         found = ours[name]
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
-        off = _is_off(found, expected, exact) & ~allowed.get(name, torch.zeros_like(found, dtype=torch.bool))
+        off = (found.double() - expected.double()).abs() > unit(expected)
+        if name in allowed:
+            off &= ~allowed[name]
         if off.any():
             wrong[name] = (int(off.sum()), found[off][:4].tolist(), expected[off][:4].tolist())
     assert not wrong
 
 
-def _is_off(found: Tensor, expected: Tensor, exact: bool) -> Tensor:
-    if exact:
-        return harness.ulps(found, expected) > 0
-    if found.dtype == torch.float32:
-        return (found - expected).abs() > 1e-5 * expected.abs() + 1e-8
-    return harness.ulps(found, expected) > 2
+def spacing(values: Tensor) -> Tensor:
+    """The distance from each value to the next one of its dtype, towards infinity, in float64."""
+    magnitude = values.abs()
+    above = torch.nextafter(magnitude, torch.full_like(magnitude, float("inf")))
+    return above.double() - magnitude.double()
+
+
+def tolerance(recipe: Recipe) -> Callable[[Tensor], Tensor]:
+    """None for copies, 1e-5 for float32, two values to either side for half types."""
+    copies = recipe["merge_method"] == "passthrough" and "parameters" not in recipe["models"][0]
+
+    def unit(expected: Tensor) -> Tensor:
+        if copies:
+            return torch.zeros_like(expected, dtype=torch.float64)
+        if expected.dtype == torch.float32:
+            return 1e-5 * expected.abs().double() + 1e-8
+        return 2 * spacing(expected)
+
+    return unit
 
 
 def tied_at_a_cut(recipe: Recipe, family: Family) -> dict[str, Tensor]:
@@ -209,17 +238,22 @@ def cuts(recipe: Recipe, entries: int) -> list[int]:
     return [outliers, outliers + kept]
 
 
+def is_comparable(architecture: str, case: str) -> bool:
+    return architecture != "mixtral" or not CASES[case]["merge_method"].startswith(PER_TENSOR) or "keeps all" in case
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "case"), [(a, c) for a in ARCHITECTURES for c in CASES if is_comparable(a, c)]
+)
 def test_compat_gives_the_peers_numbers(
     architecture: str, case: str, dtype: torch.dtype, family: Callable[..., Family], tmp_path: Path
 ) -> None:
     recipe = CASES[case]
-    if architecture == "mixtral" and recipe["merge_method"].startswith(PER_TENSOR) and "keeps all" not in case:
-        pytest.skip("the peer packs experts")
+    if recipe["merge_method"] == "model_stock" and dtype == torch.bfloat16:
+        recipe = {**recipe, "dtype": "float32", "out_dtype": "bfloat16"}  # see the last test
     ours, peer, models = both(recipe, architecture, dtype, family, tmp_path)
-    assert_same(ours, peer, tied_at_a_cut(recipe, models), exact=case in EXACT)
+    assert_same(ours, peer, tied_at_a_cut(recipe, models), tolerance(recipe))
 
 
 @pytest.mark.parametrize("case", GRADIENTS)
@@ -228,4 +262,22 @@ def test_compat_gives_the_peers_numbers_with_gradients_of_densities(
     architecture: str, case: str, family: Callable[..., Family], tmp_path: Path
 ) -> None:
     ours, peer, _ = both(GRADIENTS[case], architecture, torch.float32, family, tmp_path)
-    assert_same(ours, peer, {}, exact=False)
+    assert_same(ours, peer, {}, tolerance(GRADIENTS[case]))
+
+
+@pytest.mark.parametrize("case", ["model_stock", "model_stock, by rows"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_ratio_of_8_bits_is_the_one_thing_compat_does_not_reproduce(
+    architecture: str, case: str, family: Callable[..., Family], tmp_path: Path
+) -> None:
+    """In bfloat16 the peer rounds cosines and ratios of model stock at every step; ours are nearer to the exact."""
+    ours, peer, models = both(CASES[case], architecture, torch.bfloat16, family, tmp_path)
+    stored = [tensors_of(folder) for folder in (models.base, *models.tunes)]
+    errors = {"ours": 0.0, "peer": 0.0}
+    for name in peer:
+        base, *tunes = (one[name].double().numpy() for one in stored)
+        exact = torch.from_numpy(oracle.model_stock(base, tunes, filter_wise="rows" in case))
+        errors["ours"] += float((ours[name].double() - exact).abs().sum())
+        errors["peer"] += float((peer[name].double() - exact).abs().sum())
+        assert ((ours[name].double() - peer[name].double()).abs() < 0.05 * (1 + exact.abs())).all()
+    assert errors["ours"] < errors["peer"]
