@@ -488,7 +488,7 @@ INPUTS = [
         "E310 b/model.safetensors is not a sound safetensors file: it is a Git LFS pointer; hint: fetch what it points to with `git lfs pull`",
         write("b/model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")),
     Mistake("a tensor named twice", TWO,
-        "E310 b/model.safetensors is not a sound safetensors file: its header is not JSON ('w' stands twice); hint: is it a complete safetensors file?",
+        "E310 b/model.safetensors is not a sound safetensors file: in its header 'w' stands twice; hint: is it a complete safetensors file?",
         header('{"w":ENTRY,"w":ENTRY}')),
     Mistake("a negative offset", TWO,
         "E310 b/model.safetensors is not a sound safetensors file: tensor 'w' has sizes that are not natural numbers; hint: is it a complete safetensors file?",
