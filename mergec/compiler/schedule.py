@@ -18,7 +18,7 @@ from mergec.ops.op import OPS
 DEFAULT_SHARD_BYTES = 5_000_000_000
 LARGEST_TILE = 1 << 18
 SMALLEST_TILE = 1 << 12
-# Beside the tiles: buffers for staging, threads, the journal; and per worker histograms and reduction leaves.
+# Beside the tiles: buffers for staging, threads, the journal; and per worker histograms.
 _FIXED_BYTES = 24 << 20
 _WORKER_BYTES = 8 << 20
 _REDUCE_BYTES = 2 << 20
@@ -181,7 +181,7 @@ def _evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
     entries = min(output.numel, tile_entries(kind, tile))
     live = entries * (kind.tile_bytes + ITEM_BYTES[output.dtype])
     reductions = _REDUCE_BYTES * (len(kind.passes) - 1) * len(kind.slots)
-    return int(live * _ALLOCATOR_SHARE) + reductions + (len(kind.passes) > 1) * output.numel // 16
+    return int(live * _ALLOCATOR_SHARE) + reductions
 
 
 def tile_entries(kind: Kind, tile: int) -> int:

@@ -187,14 +187,14 @@ def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
 
 @contextmanager
 def _torch_threads(plan: Plan) -> Iterator[None]:
-    """Share the cores among the workers instead of letting each use them all."""
+    """One thread for each worker: torch's own would wait for each other at every tile, long on a busy machine."""
     if not _computes(plan):
         yield
         return
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // plan.memory.workers))
+    torch.set_num_threads(1)
     try:
         yield
     finally:

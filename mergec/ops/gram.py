@@ -23,10 +23,10 @@ class Gram(Reducer):
         self._sums: dict[tuple[int, int], TreeSum] = {}
 
     def update(self, *tiles: Tensor) -> None:
-        tensors = [wide(tile) for tile in tiles]
-        for i, left in enumerate(tensors):
-            for j in range(i, len(tensors)):
-                self._sums.setdefault((i, j), TreeSum()).add(left * tensors[j])
+        for i, tile in enumerate(tiles):
+            left = wide(tile)
+            for j in range(i, len(tiles)):
+                self._sums.setdefault((i, j), TreeSum()).add(left * wide(tiles[j]))
 
     def finish(self) -> tuple[float, ...]:
         size = max(i for i, _ in self._sums) + 1

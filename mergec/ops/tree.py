@@ -36,14 +36,14 @@ def row_sums(rows: Tensor) -> Tensor:
 
 
 class TreeSum:
-    """The sum of a stream of values.
+    """The sum of a stream of values, in constant memory.
 
     Leaves are runs of 1024 values counted from the stream's start; what does not fill a leaf waits for the next
-    tile. The leaves' sums are then added by the same halving.
+    tile. A leaf is added up by halving, and the sums of the leaves are the stream of the tree above.
     """
 
     def __init__(self) -> None:
-        self._leaves: list[Tensor] = []
+        self._above: TreeSum | None = None
         self._waiting: Tensor | None = None
 
     def add(self, values: Tensor) -> None:
@@ -54,20 +54,19 @@ class TreeSum:
             values = torch.cat((self._waiting, values))
         full = values.numel() // LEAF * LEAF
         if full:
-            self._leaves.append(_halve(values[:full].view(-1, LEAF)))
+            self._above = self._above or TreeSum()
+            self._above.add(_halve(values[:full].view(-1, LEAF)))
         self._waiting = values[full:].clone() if full < values.numel() else None
 
-    def total(self) -> float:
+    def total(self, last: Tensor | None = None) -> float:
+        """The sum of all values taken, and of a last one."""
         import torch
 
-        leaves = list(self._leaves)
-        if self._waiting is not None:
-            leaves.append(_halve(_padded(self._waiting, LEAF).view(1, LEAF)))
-        if not leaves:
-            return 0.0
-        sums = torch.cat(leaves)
-        width = 1 << (sums.numel() - 1).bit_length()
-        return float(_halve(_padded(sums, width).view(1, width)))
+        waiting = [values for values in (self._waiting, last) if values is not None]
+        rest = _halve(_padded(torch.cat(waiting), LEAF).view(1, LEAF)) if waiting else None
+        if self._above is not None:
+            return self._above.total(rest)
+        return 0.0 if rest is None else float(rest)
 
 
 def _padded(values: Tensor, length: int) -> Tensor:
