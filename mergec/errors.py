@@ -105,3 +105,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun: `1 tensor`, `2 tensors`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: 1,536 is 1.5 kB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:,.0f} B" if unit == "B" else f"{size:,.2f} {unit}"

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from skills import SKILLS, answer, prompt, split_numbers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
-
-from skills import SKILLS, answer, prompt, split_numbers
 
 HERE = Path(__file__).resolve().parent
 TRAINED = [HERE / name for name in ("base", *SKILLS)]
@@ -19,7 +18,7 @@ USUAL_MERGES = [Path("merged/ties"), Path("merged/task_arithmetic")]
 LONGEST_ANSWER = 40  # tokens; the longest right answer has 30 characters
 
 
-class BadFolder(Exception):
+class BadFolderError(Exception):
     """A folder that holds no model to score."""
 
 
@@ -35,13 +34,13 @@ class Candidate:
 def load(folder: Path) -> Candidate:
     """Read a model, in float32, and its tokenizer from a folder."""
     if not has_model(folder):
-        raise BadFolder(f"no model in {folder} (it has no config.json)")
+        raise BadFolderError(f"no model in {folder} (it has no config.json)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except Exception as error:
         reason = str(error).partition("\n")[0].rstrip(": ")
-        raise BadFolder(f"cannot load the model in {folder}: {reason}") from error
+        raise BadFolderError(f"cannot load the model in {folder}: {reason}") from error
     return Candidate(display_name(folder), model, tokenizer)
 
 
@@ -110,7 +109,7 @@ def main() -> int:
     logging.disable_progress_bar()
     try:
         candidates = [load(folder) for folder in TRAINED + merges]
-    except BadFolder as error:
+    except BadFolderError as error:
         print(f"score.py: {error}", file=sys.stderr)
         return 2
     print_table(candidates, split_numbers()[arguments.numbers])

@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 
 import torch
+from skills import SEED, SKILLS, answer, prompt, split_numbers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
-
-from skills import SEED, SKILLS, answer, prompt, split_numbers
 
 HERE = Path(__file__).resolve().parent
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"

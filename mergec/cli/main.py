@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -61,6 +62,7 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 ok, 1 the run failed, 2 recipe or usage wrong, 130 interrupted."""
     signal.signal(signal.SIGTERM, _as_interrupt)
+    gc.set_threshold(100_000)  # a plan is a million small values without cycles: looking for cycles often is waste
     try:
         sys.exit(_run(argv))
     except BrokenPipeError:  # the reader of a pipe went away: nothing is left to say

@@ -27,6 +27,8 @@ def plan(
     **values: Any,
 ) -> None:
     """Show what running RECIPE would do. Reads headers, never weights."""
+    if sum(map(bool, (as_json, dot, mermaid))) > 1:
+        raise click.UsageError("--json, --dot and --mermaid exclude each other")
     from mergec.compiler import draw, text
     from mergec.compiler.compile import compile_recipe
 

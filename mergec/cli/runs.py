@@ -76,8 +76,7 @@ def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str
 
 def _summary(recipe: Path, plan: Any, result: Any) -> str:
     """What was made, and what to do with it."""
-    from mergec.compiler.text import size_text
-    from mergec.errors import count
+    from mergec.errors import count, size_text
 
     kept = f"{result.kept} of them kept from an interrupted run, " if result.kept else ""
     files = count(len(plan.shards), "file")

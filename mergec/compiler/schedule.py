@@ -67,7 +67,7 @@ def _sweep(ends: list[Node], ready: dict[int, int], number: int) -> tuple[Step, 
 
 
 def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node]) -> int:
-    """The most bytes that are live at once, per entry of a tile."""
+    """The most bytes that are live at once, per entry of a tile; what is loaded stays in its buffer."""
     peak = 0
     for steps in passes:
         live: dict[int, int] = {}
@@ -77,7 +77,8 @@ def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node]) -> int:
             scratch = OPS[node.op].scratch_bytes if node.op in OPS else node.type.item_bytes
             peak = max(peak, sum(live.values()) + scratch)
             for freed in step.frees:
-                live.pop(freed, None)
+                if nodes[freed].op_class != "load":
+                    live.pop(freed, None)
     return peak
 
 

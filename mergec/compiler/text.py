@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from mergec.compiler.compile import Analysis
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import fold
-from mergec.errors import UsageError, count, did_you_mean
+from mergec.errors import UsageError, count, did_you_mean, size_text
 from mergec.graph import Output, Plan, listing
 from mergec.io.tensors import FLOATS
 from mergec.recipe.settings import Resolved
-
-
-def size_text(size: float) -> str:
-    """Bytes for people: 1,536 is 1.5 kB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:,.0f} B" if unit == "B" else f"{size:,.2f} {unit}"
 
 
 def plan_text(plan: Plan) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from mergec.errors import RunError, UsageError
+from mergec.errors import RunError, UsageError, size_text
 from mergec.io import hub
 from mergec.io.layout import Shard, SideFile
 
@@ -59,9 +59,8 @@ def check_space(folder: Path, needed_bytes: int) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise UsageError(
-            "E402", f"the result takes {needed_bytes / 1e9:,.2f} GB, {folder} has {free / 1e9:,.2f} GB free"
-        )
+        what = f"the result takes {size_text(needed_bytes)}, {folder} has {size_text(free)} free"
+        raise UsageError("E402", what, "make room, or choose an output folder on another disk")
 
 
 def aside(out: Path) -> Path:

@@ -56,6 +56,20 @@ def test_equal_graphs_get_their_own_sources(tmp_path: Path, checkpoint: Any) -> 
     assert all(ref.name == output.name for output in plan.outputs for ref in output.sources)
 
 
+def test_tensors_of_equal_shape_and_other_dtypes_do_not_share_a_graph(tmp_path: Path, checkpoint: Any) -> None:
+    """A bfloat16 tensor read through a float32 tensor's graph would be read past its end."""
+    stored = {"h.0.w": torch.ones(4, 4), "h.1.w": torch.ones(4, 4, dtype=torch.bfloat16), "ids": torch.arange(3)}
+    checkpoint("a", stored)
+    checkpoint("b", stored)
+    plan = compiled(tmp_path, "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.5}")
+    assert {output.name: output.dtype for output in plan.outputs} == {
+        name: harness.dtype_name(tensor) for name, tensor in stored.items()
+    }
+    plan.run(tmp_path / "out")
+    for name, tensor in tensors_of(tmp_path / "out").items():
+        assert torch.equal(tensor, stored[name])
+
+
 def test_a_model_that_is_not_needed_for_a_tensor_is_not_read(tmp_path: Path, checkpoint: Any) -> None:
     checkpoint("a", LAYERS)
     checkpoint("b", LAYERS)

@@ -277,3 +277,11 @@ def test_copied_tensors_cost_nothing_however_large() -> None:
     assert kind.kind_class == "copy"
     small, large = outputs_of(kind, [100]), outputs_of(kind, [10**9])
     assert peak_bytes([kind], small, LARGEST_TILE, 1) == peak_bytes([kind], large, LARGEST_TILE, 1)
+
+
+def test_every_worker_holds_a_tile_of_its_own() -> None:
+    kind, _ = kind_of("ties")
+    outputs = outputs_of(kind, [10**7] * 8)
+    one, two, four = (peak_bytes([kind], outputs, LARGEST_TILE, workers) for workers in (1, 2, 4))
+    assert two - one >= kind.tile_bytes * LARGEST_TILE
+    assert four - two == 2 * (two - one)
