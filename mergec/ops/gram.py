@@ -23,10 +23,14 @@ class Gram(Reducer):
         self._sums: dict[tuple[int, int], TreeSum] = {}
 
     def update(self, *tiles: Tensor) -> None:
+        import torch
+
+        product = torch.empty_like(wide(tiles[0]))
         for i, tile in enumerate(tiles):
             left = wide(tile)
             for j in range(i, len(tiles)):
-                self._sums.setdefault((i, j), TreeSum()).add(left * wide(tiles[j]))
+                torch.mul(left, tiles[j].to(left.device), out=product)
+                self._sums.setdefault((i, j), TreeSum()).add(product)
 
     def finish(self) -> tuple[float, ...]:
         size = max(i for i, _ in self._sums) + 1

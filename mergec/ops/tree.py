@@ -20,9 +20,11 @@ def _halve(rows: Tensor) -> Tensor:
 
     Only element-wise additions, so the bits are the same for any device, thread count and vector width.
     """
+    if rows.shape[1] > 1:
+        rows = rows[:, : rows.shape[1] // 2] + rows[:, rows.shape[1] // 2 :]  # a new tensor, overwritten from here on
     while rows.shape[1] > 1:
         half = rows.shape[1] // 2
-        rows = rows[:, :half] + rows[:, half:]
+        rows = rows[:, :half].add_(rows[:, half:])
     return rows[:, 0]
 
 
@@ -40,33 +42,51 @@ class TreeSum:
 
     Leaves are runs of 1024 values counted from the stream's start; what does not fill a leaf waits for the next
     tile. A leaf is added up by halving, and the sums of the leaves are the stream of the tree above.
+
+    The leaf that waits is made once: small blocks that come and go between the tiles would keep the allocator
+    from using the memory of a tile again.
     """
 
     def __init__(self) -> None:
         self._above: TreeSum | None = None
         self._waiting: Tensor | None = None
+        self._filled = 0
 
     def add(self, values: Tensor) -> None:
         """Take the next values, flat, float64."""
-        import torch
-
-        if self._waiting is not None:
-            values = torch.cat((self._waiting, values))
+        if self._waiting is None:
+            self._waiting = values.new_empty(LEAF)
+        if self._filled:
+            taken = min(LEAF - self._filled, values.numel())
+            self._wait(self._waiting, values[:taken])
+            values = values[taken:]
+        if self._filled == LEAF:
+            self._pass_on(self._waiting)
+            self._filled = 0
         full = values.numel() // LEAF * LEAF
         if full:
-            self._above = self._above or TreeSum()
-            self._above.add(_halve(values[:full].view(-1, LEAF)))
-        self._waiting = values[full:].clone() if full < values.numel() else None
+            self._pass_on(values[:full])
+        self._wait(self._waiting, values[full:])
+
+    def _wait(self, leaf: Tensor, values: Tensor) -> None:
+        leaf[self._filled : self._filled + values.numel()] = values
+        self._filled += values.numel()
+
+    def _pass_on(self, leaves: Tensor) -> None:
+        self._above = self._above or TreeSum()
+        self._above.add(_halve(leaves.reshape(-1, LEAF)))
 
     def total(self, last: Tensor | None = None) -> float:
         """The sum of all values taken, and of a last one."""
         import torch
 
-        waiting = [values for values in (self._waiting, last) if values is not None]
-        rest = _halve(_padded(torch.cat(waiting), LEAF).view(1, LEAF)) if waiting else None
+        waiting = [] if self._waiting is None else [self._waiting[: self._filled]]
+        waiting += [] if last is None else [last]
+        rest = torch.cat(waiting) if waiting else torch.zeros(0, dtype=torch.float64)
+        leaf = _halve(_padded(rest, LEAF).view(1, LEAF)) if rest.numel() else None
         if self._above is not None:
-            return self._above.total(rest)
-        return 0.0 if rest is None else float(rest)
+            return self._above.total(leaf)
+        return 0.0 if leaf is None else float(leaf)
 
 
 def _padded(values: Tensor, length: int) -> Tensor:

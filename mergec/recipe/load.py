@@ -126,7 +126,9 @@ def _near(found: Any) -> str:
     """What the value may be a misspelling of; another number is no misspelling."""
     options = [option.strip("' ") for option in found["ctx"]["expected"].replace(" or ", ",").split(",")]
     value = str(found["input"])
-    hint = did_you_mean(value, [option for option in options if _letters(option) != _letters(value)])
+    if _letters(value) != value:
+        options = [option for option in options if _letters(option) != _letters(value)]
+    hint = did_you_mean(value, options)
     return hint if hint.startswith("did") else ""
 
 
