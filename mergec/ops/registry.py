@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from mergec.errors import MergecError, UsageError, did_you_mean
 from mergec.graph import Node
-from mergec.ops.op import OPS, Op, Reducer, SpaceError, Tile, op  # noqa: F401
 
 T = TypeVar("T")
 _PER_MODEL = "per model"

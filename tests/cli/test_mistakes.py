@@ -857,6 +857,6 @@ def test_too_little_memory_is_refused_and_enough_is_named(sound: Path) -> None:
 def test_a_disk_that_is_too_small_is_refused(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=100, used=90, free=10))
     called = mergec("run", "recipe.yml", "out")
-    assert called.err.startswith("mergec: error[E402]: the result takes 0.00 GB, ")
+    assert called.err.startswith("mergec: error[E402]: the result takes 1.46 kB, ")
     assert called.code == 2
     assert not (sound / "out").exists()

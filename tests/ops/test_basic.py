@@ -8,7 +8,7 @@ import torch
 
 from mergec.graph import Graph
 from mergec.ops.basic import cast, diff, rounded, scale, weigh
-from mergec.ops.registry import SpaceError
+from mergec.ops.op import SpaceError
 
 
 def test_cast_rounds_to_nearest_even_and_keeps_the_space() -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from mergec.graph import Graph
 from mergec.ops.basic import diff, weigh
 from mergec.ops.fuse import average, check_weights, fuse_agreeing, fuse_deltas, fuse_elected, fuse_sum
-from mergec.ops.registry import ParameterError, SpaceError
+from mergec.ops.op import SpaceError
+from mergec.ops.registry import ParameterError
 
 
 def numbers(*values: float) -> Tensor:

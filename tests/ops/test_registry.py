@@ -10,7 +10,8 @@ import mergec.ops.methods
 from mergec.errors import UsageError
 from mergec.graph import Node
 from mergec.ops import registry
-from mergec.ops.registry import OPS, Each, each, find_method, load_plugin, method, methods, op
+from mergec.ops.op import OPS, op
+from mergec.ops.registry import Each, each, find_method, load_plugin, method, methods
 
 HALF = each(0.5)
 
