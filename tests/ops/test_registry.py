@@ -9,6 +9,7 @@ import pytest
 import mergec.ops.methods
 from mergec.errors import UsageError
 from mergec.graph import Node
+from mergec.ops import op as op_module
 from mergec.ops import registry
 from mergec.ops.op import OPS, op
 from mergec.ops.registry import Each, each, find_method, load_plugin, method, methods
@@ -21,7 +22,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test declares is forgotten after it."""
     methods()
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(registry, "OPS", dict(OPS))
+    monkeypatch.setattr(op_module, "OPS", dict(OPS))
 
 
 def test_every_file_in_the_folder_is_a_method_of_its_own_name() -> None:
