@@ -13,7 +13,8 @@ from mergec.errors import RecipeError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergec.execute.run import Report, Result
+    from mergec.execute.run import Result
+    from mergec.execute.work import Report
 
 
 class Plan(graph.Plan):

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from mergec.execute.run import Progress, Report
+from mergec.execute.work import Progress, Report
 from mergec.graph import Plan
 
 _LINE_SECONDS = 5.0

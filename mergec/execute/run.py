@@ -1,39 +1,20 @@
-"""Run a plan: refuse what cannot work, compute on workers into the staging folder, publish by a rename."""
+"""Run a plan: refuse what cannot work, compute into the staging folder, publish by a rename."""
 
 from __future__ import annotations
 
 import os
-import queue
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergec.errors import RunError, UsageError, count
-from mergec.execute.evaluate import evaluate
-from mergec.graph import Kind, Output, Plan
-from mergec.io.reader import Reader
-from mergec.io.staging import Journal, Staging, check_output, check_space, staging_folder
-from mergec.io.tensors import ITEM_BYTES
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a run has done: sums over all workers since the last report. Times are seconds of worker time."""
-
-    tensors: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    read_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    write_seconds: float = 0.0
+from mergec.execute.work import Report, choose_device, work
+from mergec.graph import Output, Plan
+from mergec.io.journal import Journal
+from mergec.io.staging import Staging, check_output, check_space, staging_folder
 
 
 @dataclass(frozen=True)
@@ -47,11 +28,6 @@ class Result:
     written_bytes: int
     seconds: float
     moved_aside: Path | None = None
-
-
-Report = Callable[[Progress], None]
-Finished = Callable[[str, "int | None"], None]
-"""(name, CRC-32): a tensor's bytes are in their place; None where they were copied without being looked at."""
 
 
 def run(
@@ -140,227 +116,3 @@ def _is_done(output: Output, done: Mapping[str, int | None], staging: Staging, c
         return False
     checksum = done[output.name]
     return not copies if checksum is None else staging.checksum(output.shard, output.begin, output.end) == checksum
-
-
-def work(
-    plan: Plan,
-    outputs: Sequence[Output],
-    staging: Staging,
-    *,
-    device: Any,
-    report: Report | None = None,
-    finished: Finished | None = None,
-) -> int:
-    """Compute outputs into a staging folder on the plan's workers; returns the bytes read.
-
-    A bounded queue hands out tensors in the order of the input files; the first failure stops all workers.
-    """
-    ordered = sorted(outputs, key=lambda output: _reading_place(plan, output))
-    tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
-    crew = _Crew(plan, staging, report, finished)
-    with Reader((source.path, source.file_bytes) for source in plan.files) as reader, _torch_threads(plan):
-        threads = [
-            threading.Thread(target=crew.work, args=(tasks, reader, device), name=f"worker-{number}", daemon=True)
-            for number in range(min(plan.memory.workers, max(1, len(ordered))))
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for task in [*ordered, *[None] * len(threads)]:
-                crew.put(tasks, task)
-            for thread in threads:
-                thread.join()
-        except BaseException:  # Ctrl-C above all: let the workers end their tile before the files are closed
-            crew.stop.set()
-            for thread in threads:
-                thread.join()
-            raise
-    if crew.error is not None:
-        raise crew.error
-    return crew.read_bytes
-
-
-def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
-    first = output.sources[0]
-    return first.file, first.begin
-
-
-@contextmanager
-def _torch_threads(plan: Plan) -> Iterator[None]:
-    """One thread for each worker: torch's own would wait for each other at every tile, long on a busy machine."""
-    if not _computes(plan):
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _computes(plan: Plan) -> bool:
-    """Whether anything is computed at all: a plan of copies runs without torch."""
-    return any(kind.kind_class != "copy" for kind in plan.kinds)
-
-
-def choose_device(wanted: str, plan: Plan) -> Any:
-    """The torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; raises UsageError if it is not there (E503)."""
-    if not _computes(plan):
-        return "cpu"
-    import torch
-
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError("E503", f"no device '{wanted}' here", "use --device auto, or cpu") from None
-    return device
-
-
-@dataclass
-class _Crew:
-    """What workers share: the plan, where results go, the first error, and the sign to stop."""
-
-    plan: Plan
-    staging: Staging
-    report: Report | None
-    finished: Finished | None
-    stop: threading.Event = field(default_factory=threading.Event)
-    error: BaseException | None = None
-    read_bytes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def put(self, tasks: queue.Queue[Output | None], task: Output | None) -> None:
-        while not self.stop.is_set():
-            try:
-                return tasks.put(task, timeout=0.2)
-            except queue.Full:
-                continue
-
-    def work(self, tasks: queue.Queue[Output | None], reader: Reader, device: Any) -> None:
-        while not self.stop.is_set():
-            try:
-                output = tasks.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if output is None:
-                return
-            try:
-                self._one(output, reader, device)
-            except BaseException as error:  # whatever it is, the other workers must stop and the caller must know
-                with self.lock:
-                    self.error = self.error or error
-                self.stop.set()
-
-    def _one(self, output: Output, reader: Reader, device: Any) -> None:
-        kind = self.plan.kinds[output.kind]
-        checksum = None
-        if kind.kind_class == "copy":
-            self._copy(output, reader)
-        else:
-            checksum = _Task(self, output, kind, reader, device).run()
-        if self.finished:
-            self.finished(output.name, checksum)
-
-    def _copy(self, output: Output, reader: Reader) -> None:
-        (source,) = output.sources
-        size = output.end - output.begin
-        start = time.perf_counter()
-        self.staging.copy(output.shard, output.begin, reader.descriptor(source.file), source.begin, size)
-        self.tell(Progress(1, size, size, write_seconds=time.perf_counter() - start))
-
-    def tell(self, progress: Progress) -> None:
-        with self.lock:
-            self.read_bytes += progress.read_bytes
-            if self.report:
-                self.report(progress)
-
-    def check(self) -> None:
-        if self.stop.is_set():
-            raise RunError("E499", "stopped")
-
-
-class _Task:
-    """One output tensor on one worker: buffers for its inputs and its result, and the clock."""
-
-    def __init__(self, crew: _Crew, output: Output, kind: Kind, reader: Reader, device: Any) -> None:
-        self._crew, self._output, self._kind, self._reader, self._device = crew, output, kind, reader, device
-        self._sources = dict(zip(kind.slots, output.sources, strict=True))
-        self._buffers: dict[int, bytearray] = {}
-        self._result = bytearray()
-        self._checksum = 0
-        self._read_bytes = 0
-        self._read = self._write = 0.0
-
-    def run(self) -> int:
-        """Compute and write the tensor; returns the CRC-32 of its bytes."""
-        plan, output = self._crew.plan, self._output
-        start = time.perf_counter()
-        evaluate(
-            self._kind,
-            plan.nodes,
-            name=output.name,
-            entries=output.numel,
-            tile=plan.memory.tile,
-            load=self._load,
-            emit=self._emit,
-            device=self._device,
-        )
-        compute = time.perf_counter() - start - self._read - self._write
-        size = output.end - output.begin
-        self._crew.tell(Progress(1, self._read_bytes, size, self._read, compute, self._write))
-        return self._checksum
-
-    def _load(self, slot: int, start: int, stop: int) -> Tensor:
-        import torch
-
-        self._crew.check()
-        begun = time.perf_counter()
-        ref = self._sources[slot]
-        item_bytes = ITEM_BYTES[ref.dtype]
-        size = (stop - start) * item_bytes
-        buffer = self._buffers.get(slot)
-        if buffer is None or len(buffer) < size:
-            buffer = self._buffers[slot] = bytearray(size)
-        self._reader.read(ref, start * item_bytes, memoryview(buffer)[:size])
-        tensor = torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype), count=stop - start)
-        on_device = tensor.to(self._device)
-        self._read += time.perf_counter() - begun
-        self._read_bytes += size
-        return on_device
-
-    def _emit(self, start: int, tile: Tensor) -> None:
-        import torch
-
-        item_bytes = tile.dtype.itemsize
-        size = tile.numel() * item_bytes
-        if len(self._result) < size:
-            self._result = bytearray(size)
-        result = torch.frombuffer(self._result, dtype=tile.dtype, count=tile.numel())
-        result.copy_(tile)
-        if not self._crew.plan.allow_nonfinite and not bool(torch.isfinite(result).all()):
-            raise RunError("E413", self._nonfinite(start, tile), "--allow-nonfinite writes it all the same")
-        begun = time.perf_counter()
-        view = memoryview(self._result)[:size]
-        self._checksum = zlib.crc32(view, self._checksum)
-        self._crew.staging.write(self._output.shard, self._output.begin + start * item_bytes, view)
-        self._write += time.perf_counter() - begun
-
-    def _nonfinite(self, start: int, tile: Tensor) -> str:
-        """Which input brought the value in, or that it overflowed on the way."""
-        import torch
-
-        stop = start + tile.numel()
-        bad = [
-            f"{ref.name} of {ref.file}"
-            for slot, ref in self._sources.items()
-            if not bool(torch.isfinite(self._load(slot, start, stop)).all())
-        ]
-        first = start + int((~torch.isfinite(tile)).nonzero()[0])
-        cause = f"from {' and '.join(bad)}" if bad else f"the inputs are finite, so it overflowed {self._output.dtype}"
-        return f"{self._output.name} is not finite at entry {first:,}: {cause}"

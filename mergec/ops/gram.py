@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from mergec.ops.op import Reducer, op
-from mergec.ops.tree import TreeSum, wide
+from mergec.ops.tree import TreeSum, blocks, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,14 +23,11 @@ class Gram(Reducer):
         self._sums: dict[tuple[int, int], TreeSum] = {}
 
     def update(self, *tiles: Tensor) -> None:
-        import torch
-
-        product = torch.empty_like(wide(tiles[0]))
-        for i, tile in enumerate(tiles):
-            left = wide(tile)
-            for j in range(i, len(tiles)):
-                torch.mul(left, tiles[j].to(left.device), out=product)
-                self._sums.setdefault((i, j), TreeSum()).add(product)
+        for parts in zip(*map(blocks, tiles), strict=True):
+            for i, part in enumerate(parts):
+                left = wide(part)
+                for j in range(i, len(parts)):
+                    self._sums.setdefault((i, j), TreeSum()).add(left * wide(parts[j]))
 
     def finish(self) -> tuple[float, ...]:
         size = max(i for i, _ in self._sums) + 1

@@ -10,7 +10,7 @@ from mergec.graph import Node
 from mergec.ops.basic import rounded
 from mergec.ops.op import Reducer, op
 from mergec.ops.registry import Arithmetic
-from mergec.ops.tree import TreeSum, wide
+from mergec.ops.tree import TreeSum, blocks, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,8 @@ class L1(Reducer):
         self._sum = TreeSum()
 
     def update(self, delta: Tensor) -> None:
-        self._sum.add(wide(delta).abs())
+        for part in blocks(delta):
+            self._sum.add(wide(part).abs())
 
     def finish(self) -> tuple[float, ...]:
         return (self._sum.total(),)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LEAF = 1024
+_BLOCK = 32 * LEAF
 
 
 def wide(values: Tensor) -> Tensor:
     """The values in float64, on the CPU where the device has no float64."""
     return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def blocks(tile: Tensor) -> Sequence[Tensor]:
+    """A tile in pieces that are small beside it, and in float64 still fit a processor's cache."""
+    return tile.split(_BLOCK) if tile.device.type == "cpu" else (tile,)
 
 
 def _halve(rows: Tensor) -> Tensor:

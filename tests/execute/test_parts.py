@@ -15,7 +15,7 @@ from models import Family
 import mergec
 from mergec.execute.run import publish, run_part
 from mergec.graph import Plan
-from mergec.io.staging import Journal
+from mergec.io.journal import Journal
 
 PART = """
 import sys

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from mergec.errors import RunError, UsageError
+from mergec.io.journal import Journal
 from mergec.io.layout import Shard, SideFile
-from mergec.io.staging import MANIFEST_NAME, Journal, Staging, check_output, check_space, staging_folder
+from mergec.io.staging import MANIFEST_NAME, Staging, check_output, check_space, staging_folder
 
 CONFIG = SideFile("config.json", text="{}")
 
@@ -318,7 +319,7 @@ def test_publishing_removes_the_journals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("holder", "comer"), [(False, False), (False, True), (True, False)])
 def test_a_second_run_is_refused_with_the_first_one_s_process(tmp_path: Path, holder: bool, comer: bool) -> None:
     code = (
-        "import sys; from pathlib import Path; from mergec.io.staging import Journal\n"
+        "import sys; from pathlib import Path; from mergec.io.journal import Journal\n"
         f"with Journal(Path({str(tmp_path)!r}), {{}}, shared={holder}): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
