@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from families import Measured, llama_shapes, measure, median, mergec, recipe, table, write_family
+from families import Measured, apart, llama_shapes, measure, median, mergec, recipe, table, write_family
 
 SIZES = {"0.06B": (6, 768, 2048, 16000, 256), "0.25B": (14, 1024, 2816, 32000, 512)}
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     options = parser.parse_args()
     folder = options.folder / options.size
-    write_family(folder, llama_shapes(*SIZES[options.size]), "abc")
+    apart(write_family, folder, llama_shapes(*SIZES[options.size]), "abc")
     peer = [str(Path(sys.executable).with_name("mergekit-yaml"))]
     rows = []
     for method in options.methods:
@@ -80,7 +80,7 @@ def _agreement(method: str, folder: Path) -> str:
     path.write_text(json.dumps({**json.loads((folder / f"{method}.yml").read_text()), "compat": "mergekit"}))
     shutil.rmtree(folder / "ours", ignore_errors=True)
     measure(mergec("run", path.name, "ours", "--quiet"), folder)
-    return f"{largest_difference(folder / 'ours', folder / 'theirs'):.1e}"
+    return f"{apart(largest_difference, folder / 'ours', folder / 'theirs'):.1e}"
 
 
 if __name__ == "__main__":

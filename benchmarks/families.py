@@ -8,9 +8,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from mergec.io.tensors import header_bytes
 
@@ -113,6 +115,12 @@ def write_family(folder: Path, shapes: Shapes, labels: Sequence[str]) -> None:
             tensors[name] = tensor.to(torch.bfloat16)
         save_file(tensors, folder / label / "model.safetensors", metadata={"format": "pt"})
         write_config(folder / label, shapes)
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own: a child's peak memory counts what its parent held when it was forked."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ class Gram(Reducer):
         return tuple(totals[min(i, j), max(i, j)] for i in range(size) for j in range(size))
 
 
-gram = op("reduce", "weight* -> scalar", scratch_bytes=40, name="gram")(Gram)
-gram_deltas = op("reduce", "delta* -> scalar", scratch_bytes=40, name="gram_deltas")(Gram)
+gram = op("reduce", "weight* -> scalar", scratch_bytes=0, name="gram")(Gram)
+gram_deltas = op("reduce", "delta* -> scalar", scratch_bytes=0, name="gram_deltas")(Gram)
 
 
 @op("scalar", "scalar -> scalar", scratch_bytes=0)

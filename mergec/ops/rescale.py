@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
 NormRescale = Annotated[
     bool | Literal["l1", "none"],
-    Field(description="after trimming, restore the delta's L1 norm (l1, true) or leave it (none, false)"),
+    Field(description="after trimming, restore the delta's L1 norm (true) or leave it (false)"),
 ]
 Rescale = Annotated[
     bool | Literal["inverse_prob", "l1", "none"],
     Field(
-        description="after dropping at random, divide by the keep probability (inverse_prob, true), restore the "
-        "delta's L1 norm (l1; true under compat: mergekit) or leave it (none, false)"
+        description="after dropping, divide by the keep probability (true; l1 under compat: mergekit) or not (false)"
     ),
 ]
 Rule: TypeAlias = Literal["inverse_prob", "l1", "none"]
@@ -66,7 +65,7 @@ class L1(Reducer):
         return (self._sum.total(),)
 
 
-l1 = op("reduce", "delta -> scalar", scratch_bytes=20, name="l1")(L1)
+l1 = op("reduce", "delta -> scalar", scratch_bytes=0, name="l1")(L1)
 
 
 @op("map", "delta scalar scalar -> delta", scratch_bytes=0)

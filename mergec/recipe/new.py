@@ -49,7 +49,8 @@ def _entry(parameter: Parameter) -> str:
 
 
 def _comment(parameter: Parameter) -> str:
-    return f"{parameter.description}; {expectation(parameter)}"
+    values = expectation(parameter)
+    return parameter.description if values in ("a number", "true or false") else f"{parameter.description}; {values}"
 
 
 def _yaml(value: Any) -> str:

@@ -328,7 +328,7 @@ RECIPES = [
     Mistake("an epsilon of 1", della("epsilon: ^1.0"),
         "E205 found 1.0 for 'epsilon', expected a number in [0, 1); hint: half the spread of keep probabilities: density - epsilon to density + epsilon"),
     Mistake("a rescale that is unknown", della("rescale: ^l2"),
-        "E205 found 'l2' for 'rescale', expected true or false or one of: inverse_prob, l1, none; hint: after dropping at random, divide by the keep probability (inverse_prob, true), restore the delta's L1 norm (l1; true under compat: mergekit) or leave it (none, false)"),
+        "E205 found 'l2' for 'rescale', expected true or false or one of: inverse_prob, l1, none; hint: after dropping, divide by the keep probability (true; l1 under compat: mergekit) or not (false)"),
 ]
 # fmt: on
 
