@@ -1,0 +1,117 @@
+"""The memory promise: what a run allocates beyond the runtime's own stays under the peak its plan states."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import write_recipe
+from safetensors.torch import save_file
+
+import mergec
+
+STATUS = Path("/proc/self/status")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not STATUS.exists() or "RssAnon" not in STATUS.read_text(), reason="reads /proc"),
+]
+MIB = 1 << 20
+DELTAS = {"weight": 0.5, "density": 0.5}
+METHODS: dict[str, dict[str, Any]] = {
+    "linear": {"weight": 1.0},
+    "passthrough": {},
+    "slerp": {"t": 0.3},
+    "model_stock": {},
+    "ties": DELTAS,
+    "dare_ties": DELTAS,
+    "dare_linear": {**DELTAS, "rescale": "l1"},
+    "della": {**DELTAS, "epsilon": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four models of two matrices of 25 million entries, 100 MB each: a base and three others."""
+    folder = tmp_path_factory.mktemp("large")
+    for number in range(4):
+        generator = torch.Generator().manual_seed(number)
+        tensors = {name: torch.empty(4096, 6144, dtype=torch.bfloat16).normal_(generator=generator) for name in "vw"}
+        (folder / str(number)).mkdir()
+        save_file(tensors, folder / str(number) / "model.safetensors")
+    return [folder / str(number) for number in range(4)]
+
+
+def allocated(pid: int | str) -> int:
+    """Bytes of memory a process has that is not backed by files."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """How much more memory a function takes, at most, than this process has: measured from outside of a fork."""
+    receiver, sender = multiprocessing.get_context("fork").Pipe()
+
+    def measured() -> None:
+        sender.send(allocated("self"))
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=measured)
+    process.start()
+    before = peak = receiver.recv()
+    while process.is_alive():
+        try:
+            peak = max(peak, allocated(process.pid or 0))
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        time.sleep(0.001)
+    process.join()
+    assert process.exitcode == 0
+    return peak - before
+
+
+def plan_for(method: str, models: list[Path], folder: Path, **options: Any) -> mergec.Plan:
+    base, *others = models
+    rest = {} if method in ("linear", "passthrough") else {"base_model": base}
+    others = others[:1] if method in ("passthrough", "slerp") else others
+    plan = mergec.compile(write_recipe(folder, method, others, parameters=METHODS[method], **rest), **options)
+    return dataclasses.replace(plan, outputs=plan.outputs[:1]) if method == "della" else plan
+
+
+def test_the_measurement_sees_what_is_allocated() -> None:
+    assert 50 * MIB < peak_of(lambda: (torch.ones(50 * MIB, dtype=torch.uint8), time.sleep(0.1))) < 60 * MIB
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_stays_under_the_peak_its_plan_states(method: str, models: list[Path], tmp_path: Path) -> None:
+    plan = plan_for(method, models, tmp_path, workers=2)
+    assert plan.memory.peak_bytes < 110 * MIB  # a promise anybody could keep is none
+    assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
+
+
+@pytest.mark.parametrize("method", ["ties", "slerp", "model_stock"])
+@pytest.mark.parametrize("limit", [48 * MIB, 128 * MIB])
+def test_a_limit_is_kept_at_the_cost_of_workers_and_tiles(
+    method: str, limit: int, models: list[Path], tmp_path: Path
+) -> None:
+    free = plan_for(method, models, tmp_path, workers=8)
+    plan = plan_for(method, models, tmp_path, workers=8, max_memory_bytes=limit)
+    plan = dataclasses.replace(plan, outputs=plan.outputs[: 1 if limit < 100 * MIB else 2])
+    assert plan.memory.peak_bytes <= limit
+    assert (plan.memory.workers, plan.memory.tile) <= (free.memory.workers, free.memory.tile)
+    assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
+
+
+def test_a_limit_that_cannot_be_kept_is_refused(models: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(mergec.RecipeError, match=r"E403.*the limit is 16 MiB.*--max-memory"):
+        plan_for("ties", models, tmp_path, max_memory_bytes=16 * MIB)
+
+
+def test_more_models_need_more_memory(models: list[Path], tmp_path: Path) -> None:
+    peaks = [plan_for("ties", models[: 2 + number], tmp_path, workers=2).memory.peak_bytes for number in range(3)]
+    assert peaks == sorted(set(peaks))
