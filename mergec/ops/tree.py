@@ -19,7 +19,9 @@ def wide(values: Tensor) -> Tensor:
 
 def blocks(tile: Tensor) -> Sequence[Tensor]:
     """A tile in pieces that are small beside it, and in float64 still fit a processor's cache."""
-    return tile.split(_BLOCK) if tile.device.type == "cpu" else (tile,)
+    import torch
+
+    return torch.split(tile, _BLOCK) if tile.device.type == "cpu" else (tile,)
 
 
 def _halve(rows: Tensor) -> Tensor:
