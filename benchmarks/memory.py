@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from families import llama_shapes, recipe, table, write_family
+from families import apart, llama_shapes, recipe, table, write_family
 
 LIMIT = 512 << 20
 METHODS = {
@@ -39,30 +39,35 @@ class Peak(threading.Thread):
             time.sleep(0.005)
 
 
-def main() -> None:
+def merge(path: Path, out: Path) -> list[str]:
+    """Plan and run a recipe; what was allocated, what was promised, and the time, as text."""
     import torch
 
     import mergec
 
+    plan = mergec.compile(path, max_memory_bytes=LIMIT)
     torch.ones(8).sum()  # the runtime's own
+    peak = Peak()
+    peak.start()
+    begun = time.perf_counter()
+    plan.run(out, device="cpu")
+    seconds = time.perf_counter() - begun
+    peak.ended.set()
+    peak.join()
+    used, promised = peak.most_bytes - peak.start_bytes, plan.memory.peak_bytes
+    return [f"{used / 2**20:.0f} MiB", f"{promised / 2**20:.0f} MiB", f"{seconds:.1f} s"]
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the family is made, once (4 GB), and the results go")
     folder = parser.parse_args().folder
-    write_family(folder, llama_shapes(8, 2048, 6144, 32000, 512), "abc")
+    apart(write_family, folder, llama_shapes(8, 2048, 6144, 32000, 512), "abc")
     rows = []
     for method, settings in METHODS.items():
         path = folder / f"{method}.yml"
         path.write_text(recipe(method, "abc", settings, base=method != "linear"))
-        plan = mergec.compile(path, max_memory_bytes=LIMIT)
-        peak = Peak()
-        peak.start()
-        begun = time.perf_counter()
-        plan.run(folder / "out")
-        seconds = time.perf_counter() - begun
-        peak.ended.set()
-        peak.join()
-        used = (peak.most_bytes - peak.start_bytes) / 2**20
-        rows.append([method, f"{used:.0f} MiB", f"{plan.memory.peak_bytes / 2**20:.0f} MiB", f"{seconds:.1f} s"])
+        rows.append([method, *apart(merge, path, folder / "out")])
     print("\n".join(table(["method", "allocated", "promised", "time"], rows)))
 
 

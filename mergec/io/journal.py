@@ -69,12 +69,15 @@ def is_record(name: str) -> bool:
 
 def _journals(folder: Path) -> list[Path]:
     """The journals in a folder, oldest first."""
-    found = folder.glob(f"{_JOURNAL_STEM}*")
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_JOURNAL_STEM)))
+    return sorted(folder.glob(f"{_JOURNAL_STEM}*"), key=_number)
+
+
+def _number(journal: Path) -> int:
+    return int(journal.name.removeprefix(_JOURNAL_STEM))
 
 
 def _new_journal(folder: Path) -> IO[str]:
-    last = len(_journals(folder))
+    last = max(map(_number, _journals(folder)), default=0)
     for number in itertools.count(last + 1):
         try:
             return open(folder / f"{_JOURNAL_STEM}{number}", "x", encoding="utf-8")

@@ -159,7 +159,9 @@ def test_ctrl_c_says_that_nothing_was_touched_and_the_same_command_goes_on(
 ) -> None:
     out = tmp_path / "out"
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        # a job in the background is started with SIGINT ignored; one at a terminal is not
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from test_interrupt import signal_at; from mergec.cli.main import main\n"
         f"signal_at(12, {int(number)}); main(sys.argv[2:])"
     )
