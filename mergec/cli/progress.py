@@ -65,11 +65,9 @@ class _Totals:
         }
 
     def rates(self) -> str:
-        """Bytes per second of worker time spent on each: the smallest names the bottleneck."""
-        return (
-            f"read {_rate(self.read_bytes, self.read)}, compute {_rate(self.read_bytes, self.compute)}, "
-            f"write {_rate(self.written_bytes, self.write)}"
-        )
+        """Gigabytes per second of worker time spent on each: the smallest is the bottleneck."""
+        read, compute = _rate(self.read_bytes, self.read), _rate(self.read_bytes, self.compute)
+        return f"read {read}, compute {compute}, write {_rate(self.written_bytes, self.write)} GB/s"
 
     def text(self) -> str:
         share = 100 * self.written_bytes / self.all_bytes if self.all_bytes else 100
@@ -78,7 +76,7 @@ class _Totals:
 
 
 def _rate(size: float, seconds: float) -> str:
-    return f"{size / seconds / 1e9:.2f} GB/s" if seconds > 1e-4 else "-"
+    return f"{size / seconds / 1e9:.2f}" if seconds > 1e-4 else "-"
 
 
 class _Lines:
@@ -104,7 +102,7 @@ def _bar(plan: Plan) -> Iterator[Report]:
     from rich.progress import Progress as Bar
 
     totals = _Totals(plan)
-    columns = [BarColumn(), DownloadColumn(), TextColumn("{task.description}"), TimeRemainingColumn()]
+    columns = [BarColumn(bar_width=10), DownloadColumn(), TextColumn("{task.description}"), TimeRemainingColumn()]
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=totals.all_bytes)
 

@@ -191,13 +191,12 @@ class _Task:
         self._buffers: dict[int, bytearray] = {}
         self._result = bytearray()
         self._checksum = 0
-        self._read_bytes = 0
-        self._read = self._write = 0.0
+        self._read_bytes, self._read, self._write = 0, 0.0, 0.0  # since the last report
+        self._reported = time.perf_counter()
 
     def run(self) -> int:
         """Compute and write the tensor; returns the CRC-32 of its bytes."""
         plan, output = self._crew.plan, self._output
-        start = time.perf_counter()
         evaluate(
             self._kind,
             plan.nodes,
@@ -208,10 +207,15 @@ class _Task:
             emit=self._emit,
             device=self._device,
         )
-        compute = time.perf_counter() - start - self._read - self._write
-        size = output.end - output.begin
-        self._crew.tell(Progress(1, self._read_bytes, size, self._read, compute, self._write))
+        self._report(tensors=1)
         return self._checksum
+
+    def _report(self, tensors: int = 0, written_bytes: int = 0) -> None:
+        now = time.perf_counter()
+        compute = now - self._reported - self._read - self._write
+        self._crew.tell(Progress(tensors, self._read_bytes, written_bytes, self._read, compute, self._write))
+        self._read_bytes, self._read, self._write = 0, 0.0, 0.0
+        self._reported = now
 
     def _load(self, slot: int, start: int, stop: int) -> Tensor:
         import torch
@@ -229,6 +233,8 @@ class _Task:
         on_device = tensor.to(self._device)
         self._read += time.perf_counter() - begun
         self._read_bytes += size
+        if slot == self._kind.slots[0]:
+            self._report()
         return on_device
 
     def _emit(self, start: int, tile: Tensor) -> None:
@@ -247,6 +253,7 @@ class _Task:
         self._checksum = zlib.crc32(view, self._checksum)
         self._crew.staging.write(self._output.shard, self._output.begin + start * item_bytes, view)
         self._write += time.perf_counter() - begun
+        self._report(written_bytes=size)
 
     def _nonfinite(self, start: int, tile: Tensor) -> str:
         """Which input brought the value in, or that it overflowed on the way."""
