@@ -25,17 +25,24 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
 RANDOM = ("dare_ties", "della")
 
 
-def largest_difference(ours: Path, theirs: Path) -> float:
-    """The largest difference of any entry, as a share of the tensor's largest entry."""
+def share_apart(ours: Path, theirs: Path) -> float:
+    """The share of all entries that are more than one bfloat16 step apart."""
+    import torch
     from safetensors import safe_open
 
-    most = 0.0
+    def steps(values: torch.Tensor) -> torch.Tensor:
+        """Numbers one apart for neighbouring values."""
+        bits = values.view(torch.int16).int()
+        return torch.where(bits < 0, -32768 - bits, bits)
+
+    entries = found = 0
     with safe_open(ours / "model.safetensors", "pt") as left, safe_open(theirs / "model.safetensors", "pt") as right:
         assert set(left.keys()) == set(right.keys())
         for name in left.keys():  # noqa: SIM118 - not a dict
-            a, b = left.get_tensor(name).float(), right.get_tensor(name).float()
-            most = max(most, float((a - b).abs().max() / b.abs().max()))
-    return most
+            difference = steps(left.get_tensor(name)) - steps(right.get_tensor(name))
+            entries += difference.numel()
+            found += int((difference.abs() > 1).sum())
+    return found / entries
 
 
 def main() -> None:
@@ -60,9 +67,9 @@ def main() -> None:
             ours.append(measure(mergec("run", path.name, "ours", "--quiet"), folder))
             shutil.rmtree(folder / "theirs", ignore_errors=True)
             theirs.append(measure([*peer, path.name, "theirs", "--no-write-model-card", "--no-copy-tokenizer"], folder))
-        rows.append([method, *_figures(median(ours), median(theirs)), _agreement(method, folder)])
+        rows.append([method, *_figures(median(ours), median(theirs)), _apart(method, folder)])
         print(rows[-1], file=sys.stderr, flush=True)
-    head = ["method", "mergec", "mergekit", "time ratio", "peak", "peer's peak", "agreement"]
+    head = ["method", "mergec", "mergekit", "time ratio", "peak", "peer's peak", "entries apart"]
     print("\n".join(table(head, rows)))
 
 
@@ -72,15 +79,15 @@ def _figures(ours: Measured, theirs: Measured) -> list[str]:
     return [f"{ours.seconds:.1f} s", f"{theirs.seconds:.1f} s", f"{ratio:.1f}", *memory]
 
 
-def _agreement(method: str, folder: Path) -> str:
+def _apart(method: str, folder: Path) -> str:
     """How far the results are apart when mergec is asked for the peer's arithmetic; random methods draw differently."""
     if method in RANDOM:
-        return "draws differ"
+        return "other draws"
     path = folder / f"{method}-compat.yml"
     path.write_text(json.dumps({**json.loads((folder / f"{method}.yml").read_text()), "compat": "mergekit"}))
     shutil.rmtree(folder / "ours", ignore_errors=True)
     measure(mergec("run", path.name, "ours", "--quiet"), folder)
-    return f"{apart(largest_difference, folder / 'ours', folder / 'theirs'):.1e}"
+    return f"{apart(share_apart, folder / 'ours', folder / 'theirs'):.3%}"
 
 
 if __name__ == "__main__":
