@@ -103,7 +103,11 @@ def _open(reference: str, folder: Path) -> tuple[Checkpoint, str]:
         )
     if not _HUB_ID.fullmatch(reference) or hub.is_offline():
         raise InputError("E300", _not_found(reference, folder), _near(path, folder))
-    return hub.open_checkpoint(reference), "on the hub"
+    try:
+        return hub.open_checkpoint(reference), "on the hub"
+    except InputError as error:  # more often a folder's name is misspelt than the hub is wrong
+        near = _near(path, folder)
+        raise InputError(error.code, error.what, near if near.startswith("did") else error.hint) from None
 
 
 def _not_found(reference: str, folder: Path) -> str:
