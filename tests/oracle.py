@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from oracle_matrix import MATRIX_METHODS
 
 Array = NDArray[np.float64]
 LEVELS = 2**24
@@ -243,6 +244,7 @@ METHODS: dict[str, Callable[..., Array]] = {
     "slerp": slerp,
     "model_stock": model_stock,
     "task_arithmetic": task_arithmetic,
+    **MATRIX_METHODS,
     "ties": _sparse("ties", _trimmed_by_magnitude, True, normalize=True, rescale=False),
     "breadcrumbs": _sparse("breadcrumbs", _trimmed_to_middle, False, normalize=False, rescale=False),
     "breadcrumbs_ties": _sparse("breadcrumbs_ties", _trimmed_to_middle, True, normalize=False, rescale=False),

@@ -13,7 +13,8 @@ from mergec.compiler.names import fold
 from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, lay_out, make_kind, promise_memory
 from mergec.compiler.sidefiles import side_files
 from mergec.errors import InputError, Place, Problem, RecipeError, count
-from mergec.graph import Graph, Plan, SourceFile
+from mergec.graph import Graph, Plan, SourceFile, walk
+from mergec.ops.op import Remark, remark_on
 from mergec.recipe.bind import Bound, bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_document, read_recipe
@@ -122,7 +123,7 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
         side_files=files,
         memory=memory,
         notes=(*inventory.dropped, *_unread(analysis.bound, inventory, lowered), *_integers(lowered), *notes),
-        warnings=tuple(map(str, analysis.bound.warnings)),
+        warnings=tuple(map(str, [*analysis.bound.warnings, *_remarks(analysis, lowered)])),
         allow_nonfinite=options.allow_nonfinite,
     )
 
@@ -160,6 +161,24 @@ def _unread(bound: Bound, inventory: Inventory, lowered: list[Lowered]) -> list[
     return [
         f"{bound.inputs[slot].reference} is not needed for {_listed(names)}" for slot, names in sorted(unread.items())
     ]
+
+
+def _remarks(analysis: Analysis, lowered: list[Lowered]) -> list[Problem]:
+    """What ops find odd about the tensors they are applied to, once per finding."""
+    names: dict[int, list[str]] = {}
+    for one in lowered:
+        names.setdefault(one.root.index, []).append(one.name)
+    found: dict[Remark, list[str]] = {}
+    for root in {one.root.index: one.root for one in lowered}.values():
+        for remark in dict.fromkeys(filter(None, map(remark_on, walk(root)))):
+            found.setdefault(remark, []).extend(names[root.index])
+    return [Problem(_place(analysis, r.parameter), r.code, f"{r.what}: {_listed(n)}", r.hint) for r, n in found.items()]
+
+
+def _place(analysis: Analysis, parameter: str) -> Place:
+    """Where a parameter is set for all models, or else the method that has it."""
+    recipe = analysis.bound.recipe
+    return recipe.document.place(("parameters", parameter) if parameter in recipe.parameters else ("merge_method",))
 
 
 def _is_float(one: Lowered) -> bool:

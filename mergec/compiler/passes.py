@@ -72,7 +72,9 @@ def is_zero(node: Node) -> bool:
         return bool(low == high)
     if node.op == "drop" and node.attr("density") == 0:
         return True
-    return node.op in ("weigh", "rescale_l1", "rescale_by", "rescale_ranked") and is_zero(node.inputs[0])
+    return node.op in ("weigh", "rescale_l1", "rescale_by", "rescale_ranked", "fourier_filter") and is_zero(
+        node.inputs[0]
+    )
 
 
 def single_input(node: Node) -> Node | None:

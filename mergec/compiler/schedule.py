@@ -74,7 +74,7 @@ def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node]) -> int:
         for step in steps:
             node = nodes[step.node]
             live[node.index] = node.type.item_bytes
-            scratch = OPS[node.op].scratch_bytes if node.op in OPS else node.type.item_bytes
+            scratch = OPS[node.op].scratch(node) if node.op in OPS else node.type.item_bytes
             peak = max(peak, sum(live.values()) + scratch)
             for freed in step.frees:
                 if nodes[freed].op_class != "load":

@@ -108,4 +108,7 @@ def _apply(node: Node, inputs: list[Any], tile: Tile, reducers: dict[int, Reduce
     if op.op_class == "row":
         rows = [value if isinstance(value, tuple) else value.view(-1, tile.row) for value in inputs]
         return op.kernel(*rows, **attrs).reshape(-1)
+    if op.op_class == "whole":
+        shaped = [one if isinstance(one, tuple) else one.view(node.type.shape) for one in inputs]
+        return op.kernel(*shaped, **attrs).reshape(-1)
     return op.kernel(*inputs, **attrs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,10 @@ Weight = Annotated[float, Field(allow_inf_nan=False, description="how much of th
 Normalize = Annotated[bool, Field(description="divide by the sum of the weights that took part")]
 Lambda = Annotated[
     float, Field(allow_inf_nan=False, description="factor on the merged delta before it is added to the base")
+]
+Consensus = Annotated[
+    Literal["sum", "none"],
+    Field(description="add up the deltas that have the sign of the sum of all, entry by entry (sum), or all (none)"),
 ]
 Int8Mask = Annotated[
     bool, Field(description="accepted for mergekit's recipes: sign masks take one byte here anyway, no number changes")
@@ -51,6 +55,13 @@ def fuse_elected(
     weighed = [weigh(delta, weight=value) for delta, value in zip(deltas, weight, strict=True)]
     sign = elect(*weighed, by=by)
     return fuse_agreeing(base, sign, *weighed, weights=tuple(weight), normalize=normalize, factor=factor)
+
+
+def fuse_consensus(base: Node, deltas: Sequence[Node], weight: Sequence[float], factor: float, consensus: str) -> Node:
+    """base + factor * sum of the weighted deltas, of those with the elected sign if there is to be a consensus."""
+    if consensus == "none":
+        return fuse_deltas(base, deltas, weight, False, factor)
+    return fuse_elected(base, deltas, weight, False, factor, by=consensus)
 
 
 @op("map", "weight delta* -> weight", scratch_bytes=8)

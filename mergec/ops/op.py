@@ -6,7 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mergec.graph import Attr, Node, OpClass, Space, TensorType
 
@@ -35,6 +35,15 @@ class Tile:
         return torch.arange(self.start, self.stop, device=self.device)
 
 
+class Remark(NamedTuple):
+    """What a user should know before an op is applied to a tensor: a warning, at the setting of `parameter`."""
+
+    parameter: str
+    code: str
+    what: str
+    hint: str = ""
+
+
 class Reducer:
     """The kernel of a reduce op: fed every tile of a tensor in order, as often as it asks for.
 
@@ -53,9 +62,10 @@ class Reducer:
 class Op:
     """A named operation; calling it on nodes adds a node to their graph.
 
-    `kernel` is the torch function (map, row, whole: tiles to a tile), the plain function (scalar: tuples of floats
-    to a tuple of floats) or the Reducer class (reduce). `scratch_bytes` is what the kernel needs per entry beside
-    its inputs and its result.
+    `kernel` is the torch function (map, row: tiles to a tile; whole: tensors in their shape to a tensor), the plain
+    function (scalar: tuples of floats to a tuple of floats) or the Reducer class (reduce). `scratch_bytes` is what
+    the kernel needs per entry beside its inputs and its result, a function of the node where it depends on it.
+    `remark` says what is odd about a node, if anything.
     """
 
     name: str
@@ -64,12 +74,17 @@ class Op:
     variadic: Space | None
     output: Space
     kernel: Callable[..., Any]
-    scratch_bytes: int
+    scratch_bytes: int | Callable[[Node], int]
     takes_tile: bool
+    remark: Callable[[Node], Remark | None] | None = None
 
     def __call__(self, *nodes: Node, **attrs: Attr) -> Node:
         self._check(nodes)
         return nodes[0].graph.node(self.name, nodes, attrs, self.infer(nodes, attrs), self.op_class)
+
+    def scratch(self, node: Node) -> int:
+        """Bytes per entry that the kernel needs for a node beside its inputs and its result."""
+        return self.scratch_bytes if isinstance(self.scratch_bytes, int) else self.scratch_bytes(node)
 
     def infer(self, nodes: Sequence[Node], attrs: Mapping[str, Attr]) -> TensorType:
         """The type of the result; also what verifies a graph after each rewrite."""
@@ -99,7 +114,19 @@ class Op:
 OPS: dict[str, Op] = {}
 
 
-def op(op_class: OpClass, spaces: str, scratch_bytes: int = 4, name: str = "") -> Callable[[Callable[..., Any]], Op]:
+def remark_on(node: Node) -> Remark | None:
+    """What the op of a node has to say about it."""
+    remark = OPS[node.op].remark if node.op in OPS else None
+    return remark(node) if remark else None
+
+
+def op(
+    op_class: OpClass,
+    spaces: str,
+    scratch_bytes: int | Callable[[Node], int] = 4,
+    name: str = "",
+    remark: Callable[[Node], Remark | None] | None = None,
+) -> Callable[[Callable[..., Any]], Op]:
     """Declare an op: `@op("map", "weight weight -> delta")`; `delta*` means any number of deltas.
 
     It is called like the kernel unless `name` says otherwise.
@@ -118,6 +145,7 @@ def op(op_class: OpClass, spaces: str, scratch_bytes: int = 4, name: str = "") -
             kernel=kernel,
             scratch_bytes=scratch_bytes,
             takes_tile="tile" in inspect.signature(kernel).parameters,
+            remark=remark,
         )
         if made.name in OPS:
             raise ValueError(f"two ops are called {made.name}")

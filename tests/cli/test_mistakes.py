@@ -19,7 +19,9 @@ from types import SimpleNamespace
 import pytest
 from recipes_fixtures import CONFIG, SHAPES, mergec, safetensors_bytes, write_family, write_model
 
+from mergec.errors import did_you_mean
 from mergec.io.reader import Reader
+from mergec.ops.registry import methods
 
 Spoil = Callable[[Path], object]
 
@@ -244,7 +246,7 @@ RECIPES = [
     Mistake("a misspelt method", "merge_method: ^tise\nmodels: [{model: a}]\n",
         "E200 unknown merge method 'tise'; hint: did you mean 'ties'?"),
     Mistake("an unknown method", "merge_method: ^frankenmerge\nmodels: [{model: a}]\n",
-        "E200 unknown merge method 'frankenmerge'; hint: known here: breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, linear, model_stock, passthrough, slerp, task_arithmetic, ties"),
+        f"E200 unknown merge method 'frankenmerge'; hint: {did_you_mean('frankenmerge', methods())}"),
     Mistake("no base_model", "merge_method: ^ties\nmodels: [{model: a}]\nparameters: {weight: 1}\n",
         "E210 ties takes deltas from a base, and the recipe has no 'base_model'; hint: add base_model: MODEL"),
     Mistake("three models for slerp", "merge_method: slerp\nbase_model: base\nmodels: ^[{model: a}, {model: b}]\nparameters: {t: 0.5}\n",

@@ -29,6 +29,8 @@ RECIPES = {
     "dare_ties": BASED + "parameters: {weight: 0.3, density: 0.5, rescale: l1}",
     "della": BASED + "parameters: {weight: 0.3, density: 0.6, epsilon: 0.1, lambda: 1.1}",
     "della_linear": BASED + "parameters: {weight: 0.3, density: 0.6, epsilon: 0.1}",
+    "fr": BASED
+    + "parameters: {as_matrix: [{filter: embed, value: false}, {value: true}], cutoff: 0.2, consensus: sum}",
     "linear": THREE + "parameters: {weight: 1}\nout_dtype: bfloat16",
     "model_stock": BASED + "parameters: {filter_wise: true}",
     "passthrough": "models: [{model: a}]\nparameters: {scale: [{filter: o_proj, value: 0.5}, {value: 1}]}",
@@ -237,3 +239,15 @@ def test_a_tied_model_gains_no_head(tmp_path: Path, family: Callable[..., Any]) 
 def test_an_unknown_tensor_is_answered_with_the_nearest(compiled: Any) -> None:
     with pytest.raises(mergec.errors.UsageError, match=r"did you mean 'lm_head\.weight'"):
         find_output(compiled("linear"), "lm_head.weigth")
+
+
+def test_an_op_may_remark_on_tensors_at_the_setting_that_causes_it(compiled: Any, tmp_path: Path) -> None:
+    """Square matrices of side 32 have their farthest bin at 0.71 of it; the others are cut."""
+    plan = compiled("fr", BASED + "parameters: {filter: reference, cutoff: 0.1}")
+    (warning,) = (one.replace(str(tmp_path), "FOLDER") for one in plan.warnings)
+    assert warning == (
+        "FOLDER/recipe.yml:4:41: warning[W650]: the reference filter cuts nothing of a 32 x 32 matrix at cutoff 0.1: "
+        "6 tensors: model.layers.{0-2}.self_attn.o_proj.weight, model.layers.{0-2}.self_attn.q_proj.weight; "
+        "hint: a higher cutoff, or filter: clean"
+    )
+    assert not compiled("fr", BASED + "parameters: {filter: reference, cutoff: 0.3}").warnings

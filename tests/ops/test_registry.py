@@ -42,7 +42,8 @@ def test_every_method_says_what_it_computes(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(OPS))
 def test_every_op_says_what_it_does_and_costs(name: str) -> None:
     assert OPS[name].__doc__
-    assert OPS[name].scratch_bytes >= 0
+    scratch = OPS[name].scratch_bytes
+    assert callable(scratch) or scratch >= 0
 
 
 def test_parameters_come_from_the_signature() -> None:

@@ -28,6 +28,7 @@ VALUES: dict[str, Any] = {
     "t": 0.37,
     "scale": 0.3,
     "lambda": 1.25,
+    "cutoff": 0.2,
 }
 # ... and one that must give another result; the exception is documented to change nothing.
 OTHER: dict[str, Any] = {
@@ -40,6 +41,11 @@ OTHER: dict[str, Any] = {
     "lambda": 1.3,
     "elect": "count",
     "filter_wise": True,
+    "filter": "reference",
+    "cutoff": 0.3,
+    "consensus": "sum",
+    "as_matrix": False,
+    "vectors": "base",
 }
 WITHOUT_EFFECT = {"int8_mask": True}
 
@@ -75,10 +81,11 @@ def test_the_oracle_knows_every_method() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("name", "rescale"), CASES)
 def test_result_is_the_formula_in_float64_rounded_once(name: str, rescale: Any, dtype: torch.dtype) -> None:
-    for flag in [None, *(key for key in ("normalize", "filter_wise", "elect") if key in methods()[name].parameters)]:
+    flags = ("normalize", "filter_wise", "elect", "filter", "consensus")
+    for flag in [None, *(key for key in flags if key in methods()[name].parameters)]:
         values = values_of(name) | ({} if rescale is None else {"rescale": rescale})
-        if flag == "elect":
-            values["elect"] = "count"
+        if flag in OTHER:
+            values[flag] = OTHER[flag]
         elif flag:
             values[flag] = not methods()[name].parameters[flag].default
         tensors = inputs_of(name, harness.family((23, 131), dtype, seed=len(name)))
@@ -182,7 +189,7 @@ def test_every_parameter_reaches_the_kernel(name: str, parameter: str) -> None:
     else:
         assert parameter in OTHER, f"give the new parameter {parameter!r} of {name} a value in OTHER"
         other = OTHER[parameter]
-    tensors = inputs_of(name, harness.family((20, 50), noise=0.5))
+    tensors = inputs_of(name, harness.family((50,) if parameter == "vectors" else (20, 50), noise=0.5))
     before = in_memory(name, tensors, values)
     after = in_memory(name, tensors, values | {parameter: other})
     assert torch.equal(before, after) == (parameter in WITHOUT_EFFECT)

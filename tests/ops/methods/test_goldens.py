@@ -95,6 +95,13 @@ def test_slerp() -> None:
     torch.testing.assert_close(found["w"], torch.tensor(GOLDENS["slerp_t_0.5_A_B"]["w"]), rtol=0, atol=1e-6)
 
 
+def test_fr_as_in_the_code_for_language_models_and_for_classifiers() -> None:
+    reference = {"filter": "reference", "cutoff": 0.1, "consensus": "sum", "lambda": 1.1}
+    assert_equal(merged_delta("fr", "ABC", reference, [0.8, 0.8, 0.8]), GOLDENS["fr_language_models"])
+    reference = {"filter": "reference", "cutoff": 0.3, "vectors": "base"}
+    assert_equal(merged_delta("fr", "ABC", reference, [0.5, 0.5, 0.5]), GOLDENS["fr_classifiers"])
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_model_stock_has_one_ratio_per_tensor_at_any_scale(scale: float) -> None:
     base = {name: torch.zeros_like(value).double() for name, value in BASE.items()}
