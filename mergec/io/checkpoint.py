@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from mergec.errors import InputError, count
+from mergec.io import pickles
 from mergec.io.tensors import Header, TensorRef, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+_ARCHIVE_INDEX_NAME, _ARCHIVE_NAME = "pytorch_model.bin.index.json", "pytorch_model.bin"
+_READABLE = (".safetensors", *pickles.SUFFIXES)
 _MAX_JSON_BYTES = 256 * 1024 * 1024
 _MAX_SIDE_BYTES = 64 * 1024 * 1024
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_WEIGHTS = (".safetensors", *_PICKLES, ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".part")
+_WEIGHTS = (*_READABLE, ".pkl", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".part")
 _NOT_COPIED = ("README.md", "config.json", "mergec_recipe.yml", "mergekit_config.yml", "mergec.lock")
 _TOKENIZER_STEMS = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "spiece")
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One safetensors file: where it is, how long it is, how long its header is."""
+    """One file of weights: where it is, how long it is, how many of these bytes say what it holds."""
 
     path: str
     file_bytes: int
@@ -54,14 +56,14 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read the headers of a model folder, or of a single `.safetensors` file.
+    """Read the headers of a model folder, or of a single `.safetensors`, `.bin` or `.pt` file.
 
     Raises InputError naming the first file that is missing, truncated or not what it claims to be.
     """
     if path.is_file():
-        if path.suffix != ".safetensors":
-            what = f"{path} is not a safetensors file"
-            raise InputError("E303", what, "give the model's folder, or a .safetensors file")
+        if path.suffix not in _READABLE:
+            what = f"{path} is not a file of weights that can be read"
+            raise InputError("E303", what, f"give the model's folder, or a file that ends in {', '.join(_READABLE)}")
         return _checkpoint(path.parent, [path.name], None, {}, origin=str(path))
     names, index = weight_file_names(path)
     return _checkpoint(path, names, index, _side_files(path))
@@ -70,11 +72,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _checkpoint(
     folder: Path, names: list[str], index: Mapping[str, str] | None, side_files: dict[str, str], origin: str = ""
 ) -> Checkpoint:
-    headers = {name: read_header(folder / name) for name in names}
+    headers = {name: _read_header(folder / name) for name in names}
     files = tuple(WeightFile(str(folder / name), h.file_bytes, h.header_bytes) for name, h in headers.items())
     tensors = join_headers(folder, headers, index)
     config = None if origin else read_json(folder / "config.json", missing=None)
     return Checkpoint(origin or str(folder), files, tensors, config, side_files)
+
+
+def _read_header(path: Path) -> Header:
+    return read_header(path) if path.suffix == ".safetensors" else pickles.read_archive(path)
 
 
 def join_headers(
@@ -95,42 +101,33 @@ def join_headers(
 
 
 def weight_file_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """The safetensors files of a folder in a fixed order, and the weight map of its index if it has one."""
-    has_index, has_single = (folder / INDEX_NAME).exists(), (folder / SINGLE_NAME).exists()
-    if has_index and has_single:
+    """The weight files of a folder in a fixed order, and the weight map of its index if it has one.
+
+    Safetensors are preferred to archives of torch that lie beside them.
+    """
+    try:
+        present = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise InputError("E311", f"cannot list {folder}: {error.strerror or error}") from None
+    if INDEX_NAME in present and SINGLE_NAME in present:
         raise InputError(
             "E304",
             f"{folder} has both {SINGLE_NAME} and {INDEX_NAME}, and one of them is stale",
             "remove the one that does not belong to the model",
         )
-    if has_index:
-        index = read_index(folder / INDEX_NAME, [entry.name for entry in folder.iterdir() if entry.is_file()])
-        return sorted(set(index.values())), index
-    if has_single:
-        return [SINGLE_NAME], None
-    return _only_weight_file(folder), None
-
-
-def _only_weight_file(folder: Path) -> list[str]:
-    try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    except OSError as error:
-        raise InputError("E311", f"cannot list {folder}: {error.strerror or error}") from None
-    found = [name for name in names if name.endswith(".safetensors")]
-    if len(found) == 1:
-        return found
-    if found:
-        raise InputError(
-            "E305", f"{folder} has {count(len(found), 'safetensors file')} but no {INDEX_NAME}", "add the index"
-        )
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if pickles:
-        raise InputError(
-            "E303",
-            f"{folder} holds its weights as a pickle ({pickles[0]}), which is never unpickled here",
-            "save the model with transformers' save_pretrained, which writes safetensors",
-        )
-    raise InputError("E302", f"{folder} holds no weights", f"expected {SINGLE_NAME} or {INDEX_NAME}")
+    for index_name, single_name in ((INDEX_NAME, SINGLE_NAME), (_ARCHIVE_INDEX_NAME, _ARCHIVE_NAME)):
+        if index_name in present:
+            index = read_index(folder / index_name, present)
+            return sorted(set(index.values())), index
+        if single_name in present:
+            return [single_name], None
+    found = [name for name in present if name.endswith(".safetensors")]
+    found = found or [name for name in present if name.endswith(pickles.SUFFIXES)]
+    if not found:
+        raise InputError("E302", f"{folder} holds no weights", f"expected {SINGLE_NAME} or {INDEX_NAME}")
+    if len(found) > 1:
+        raise InputError("E305", f"{folder} has {count(len(found), 'weight file')} but no index", f"add {INDEX_NAME}")
+    return found, None
 
 
 def read_index(path: Path, present: Iterable[str]) -> dict[str, str]:
@@ -141,9 +138,9 @@ def read_index(path: Path, present: Iterable[str]) -> dict[str, str]:
         raise InputError("E306", f"{path} has no weight_map", "it should map each tensor to a file")
     strange = next((file for file in weight_map.values() if not isinstance(file, str)), None)
     for file in [strange] if strange is not None else sorted(set(weight_map.values())):
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(_READABLE):
             tensor = next(name for name, where in weight_map.items() if where == file)
-            what = f"{path} places {tensor!r} in {file!r}, expected a safetensors file of the same folder"
+            what = f"{path} places {tensor!r} in {file!r}, expected a weight file of the same folder"
             raise InputError("E306", what, "the index was tampered with, or is not one")
     absent = sorted(set(weight_map.values()) - set(present))
     if absent:
