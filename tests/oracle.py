@@ -201,7 +201,7 @@ def _trimmed_to_middle(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
 
 
 def _dropped_at_random(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
-    keys = [stream_key(p["seed"], p["stream"], p["name"], slot) for slot in range(len(deltas))]
+    keys = [stream_key(p["seed"], "trim.random.1", p["name"], slot) for slot in range(len(deltas))]
     kept = [dropped(*one) for one in zip(deltas, p["density"], keys, strict=True)]
     if p["rescale"] == "l1":
         return _l1(deltas, kept)
@@ -211,7 +211,7 @@ def _dropped_at_random(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
 
 
 def _dropped_by_rank(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
-    keys = [stream_key(p["seed"], p["stream"], p["name"], slot) for slot in range(len(deltas))]
+    keys = [stream_key(p["seed"], "trim.ranked.1", p["name"], slot) for slot in range(len(deltas))]
     found = [dropped_by_rank(*one) for one in zip(deltas, p["density"], p["epsilon"], keys, strict=True)]
     if p["rescale"] == "l1":
         return _l1(deltas, [kept for kept, _ in found])
@@ -224,11 +224,11 @@ def _l1(deltas: list[Array], trimmed: list[Array]) -> list[Array]:
     return [with_l1_of(delta, kept) for delta, kept in zip(deltas, trimmed, strict=True)]
 
 
-def _sparse(name: str, trim: Trim, elects: bool, **defaults: Any) -> Callable[..., Array]:
+def _sparse(trim: Trim, elects: bool, **defaults: Any) -> Callable[..., Array]:
     def merge(base: Array, models: list[Array], *, seed: int = 0, tensor: str = "w", **given: Any) -> Array:
         each = {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}
         values = {key: [value] * len(models) for key, value in each.items()}
-        values |= {"lambda_": 1.0, "elect": "sum", "stream": f"{name}.1", "name": tensor, "seed": seed}
+        values |= {"lambda_": 1.0, "elect": "sum", "name": tensor, "seed": seed}
         p = {**values, **defaults, **given}
         deltas = trim([model - base for model in models], p)
         if elects:
@@ -245,11 +245,11 @@ METHODS: dict[str, Callable[..., Array]] = {
     "model_stock": model_stock,
     "task_arithmetic": task_arithmetic,
     **MATRIX_METHODS,
-    "ties": _sparse("ties", _trimmed_by_magnitude, True, normalize=True, rescale=False),
-    "breadcrumbs": _sparse("breadcrumbs", _trimmed_to_middle, False, normalize=False, rescale=False),
-    "breadcrumbs_ties": _sparse("breadcrumbs_ties", _trimmed_to_middle, True, normalize=False, rescale=False),
-    "dare_linear": _sparse("dare_linear", _dropped_at_random, False, normalize=False, rescale=True),
-    "dare_ties": _sparse("dare_ties", _dropped_at_random, True, normalize=False, rescale=True),
-    "della": _sparse("della", _dropped_by_rank, True, normalize=True, rescale=True),
-    "della_linear": _sparse("della_linear", _dropped_by_rank, False, normalize=False, rescale=True),
+    "ties": _sparse(_trimmed_by_magnitude, True, normalize=True, rescale=False),
+    "breadcrumbs": _sparse(_trimmed_to_middle, False, normalize=False, rescale=False),
+    "breadcrumbs_ties": _sparse(_trimmed_to_middle, True, normalize=False, rescale=False),
+    "dare_linear": _sparse(_dropped_at_random, False, normalize=False, rescale=True),
+    "dare_ties": _sparse(_dropped_at_random, True, normalize=False, rescale=True),
+    "della": _sparse(_dropped_by_rank, True, normalize=True, rescale=True),
+    "della_linear": _sparse(_dropped_by_rank, False, normalize=False, rescale=True),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mergec.graph import Graph, Node, TensorType
@@ -34,6 +35,11 @@ def diff(model: Tensor, base: Tensor) -> Tensor:
 def weigh(delta: Tensor, *, weight: float) -> Tensor:
     """A delta times its model's weight; the weight is rounded to the delta's dtype first, as a tensor's would be."""
     return delta * rounded(weight, delta)
+
+
+def weighed(deltas: Sequence[Node], weight: Sequence[float]) -> list[Node]:
+    """Each delta times its model's weight."""
+    return [weigh(delta, weight=value) for delta, value in zip(deltas, weight, strict=True)]
 
 
 @op("map", "weight -> weight", scratch_bytes=0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from mergec.graph import Node
-from mergec.ops.basic import rounded, weigh
+from mergec.ops.basic import rounded, weighed
 from mergec.ops.elect import elect, total
 from mergec.ops.op import op
 from mergec.ops.registry import ParameterError
@@ -43,18 +43,33 @@ def check_weights(weight: Sequence[float], normalize: bool) -> None:
 def fuse_deltas(base: Node, deltas: Sequence[Node], weight: Sequence[float], normalize: bool, factor: float) -> Node:
     """base + factor * sum of weighted deltas, divided by the sum of the weights if `normalize`."""
     check_weights(weight, normalize)
-    weighed = [weigh(delta, weight=value) for delta, value in zip(deltas, weight, strict=True)]
-    return fuse_sum(base, *weighed, weights=tuple(weight), normalize=normalize, factor=factor)
+    return fuse_sum(base, *weighed(deltas, weight), weights=tuple(weight), normalize=normalize, factor=factor)
 
 
 def fuse_elected(
     base: Node, deltas: Sequence[Node], weight: Sequence[float], normalize: bool, factor: float, by: str
 ) -> Node:
+    """`fuse_signed` with the sign that the weighted deltas elect."""
+    return fuse_signed(base, elect(*weighed(deltas, weight), by=by), deltas, weight, normalize, factor)
+
+
+def fuse_signed(
+    base: Node, sign: Node, deltas: Sequence[Node], weight: Sequence[float], normalize: bool, factor: float
+) -> Node:
     """base + factor * sum (or weighted mean if `normalize`) of the weighted deltas that have the elected sign."""
     check_weights(weight, normalize)
-    weighed = [weigh(delta, weight=value) for delta, value in zip(deltas, weight, strict=True)]
-    sign = elect(*weighed, by=by)
-    return fuse_agreeing(base, sign, *weighed, weights=tuple(weight), normalize=normalize, factor=factor)
+    parts = weighed(deltas, weight)
+    return fuse_agreeing(base, sign, *parts, weights=tuple(weight), normalize=normalize, factor=factor)
+
+
+def fuse_models(models: Sequence[Node], weight: Sequence[float], normalize: bool) -> Node:
+    """The weighted sum of models, or their weighted mean if `normalize`."""
+    check_weights(weight, normalize)
+    if normalize and not any(weight):
+        raise ParameterError(
+            "weight", "every weight is 0, and normalize divides by their sum", "give one model a weight"
+        )
+    return average(*models, weights=tuple(weight), normalize=normalize)
 
 
 def fuse_consensus(base: Node, deltas: Sequence[Node], weight: Sequence[float], factor: float, consensus: str) -> Node:

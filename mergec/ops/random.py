@@ -16,7 +16,7 @@ BLOCK = 1 << 24
 
 
 def key(seed: int, stream: str, tensor: str, slot: int) -> int:
-    """64 bits from the recipe's seed, the method's stream (name.version), the tensor's name and the model's slot."""
+    """64 bits from the recipe's seed, the stream of a step or method, the tensor's name and the model's slot."""
     return _digest(f"{seed}\n{stream}\n{tensor}\n{slot}")
 
 

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from mergec.errors import MergecError, UsageError, did_you_mean
 from mergec.graph import Node
@@ -28,7 +28,9 @@ def each(value: T) -> Any:
 
 
 class ParameterError(ValueError):
-    """A method refuses the values it was given; `parameter` names the one to point at."""
+    """A method refuses the values it was given; `parameter` names the one to point at, in step number `step`."""
+
+    step: int | None = None
 
     def __init__(self, parameter: str, what: str, hint: str = "") -> None:
         self.parameter, self.what, self.hint = parameter, what, hint
@@ -74,16 +76,33 @@ class Parameter:
         return self.adapter.validate_python(value)
 
 
+class Name(str):
+    """A parameter's name in place of its value, where a method is asked which steps it is a name for."""
+
+
+class Steps(Protocol):
+    """What `mergec.ops.step.Steps` is to this module."""
+
+    @property
+    def takes_draw(self) -> bool:
+        """Whether one of the steps is random."""
+
+    def run(self, base: Node | None, models: Sequence[Node], draw: Draw, arithmetic: Arithmetic) -> Node:
+        """The node of the merged tensor."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A merge method: a function from nodes and typed parameters to the node of the merged tensor.
+
+    Or a name for steps: then its function takes the parameters alone and returns the steps (`mergec.ops.step`).
 
     `base` is what the base model is to it: `origin` (deltas are taken from it; required), `input` (one of the
     models) or `end` (required, and itself one end of a path). `models` bounds the number of models beside it.
     """
 
     name: str
-    build: Callable[..., Node]
+    build: Callable[..., Any]
     parameters: Mapping[str, Parameter]
     base: Literal["origin", "input"]
     models: tuple[int, int | None]
@@ -92,6 +111,8 @@ class Method:
     doc: str
     takes_draw: bool
     takes_arithmetic: bool
+    steps: Steps | None = None
+    """What it is a name for, each argument the `Name` of the parameter that it gets, or a value."""
 
     @property
     def summary(self) -> str:
@@ -112,13 +133,16 @@ class Method:
     ) -> Node:
         """Build the graph of one merged tensor. `values` are keyed by parameter name, per-model ones are tuples."""
         arguments = {self.parameters[name].argument: value for name, value in values.items()}
+        if self.steps is not None:
+            steps: Steps = self.build(**arguments)
+            return steps.run(base, models, draw, arithmetic)
         if self.takes_draw:
             arguments["draw"] = draw
         if self.takes_arithmetic:
             arguments["arithmetic"] = arithmetic
-        if self.base == "origin":
-            return self.build(base, tuple(models), **arguments)
-        return self.build(tuple(models), **arguments)
+        given = (base, tuple(models)) if self.base == "origin" else (tuple(models),)
+        merged: Node = self.build(*given, **arguments)
+        return merged
 
 
 _METHODS: dict[str, Method] = {}
@@ -130,26 +154,26 @@ def method(
     version: int = 1,
     base: Literal["origin", "input"] = "origin",
     models: tuple[int, int | None] = (1, None),
-) -> Callable[[Callable[..., Node]], Method]:
+) -> Callable[[Callable[..., Node | Steps]], Method]:
     """Declare a merge method; parameters, ranges, defaults and documentation come from the function itself."""
 
-    def declare(build: Callable[..., Node]) -> Method:
-        arguments = [p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        injected = {"draw", "arithmetic"}
-        hints = typing.get_type_hints(build, include_extras=True)
-        parameters = [_parameter(a, hints[a.name]) for a in arguments if a.name not in injected]
-        names = {a.name for a in arguments}
+    def declare(build: Callable[..., Any]) -> Method:
+        names = inspect.signature(build).parameters
+        tensors = [name for name, one in names.items() if one.kind is not one.KEYWORD_ONLY]
+        parameters = read_parameters(build, skipped=len(tensors))
+        steps = None if tensors else build(**{p.argument: Name(p.name) for p in parameters.values()})
         made = Method(
             name=build.__name__,
             build=build,
-            parameters={parameter.name: parameter for parameter in parameters},
+            parameters=parameters,
             base=base,
             models=models,
             version=version,
             paper=paper,
             doc=inspect.cleandoc(build.__doc__ or ""),
-            takes_draw="draw" in names,
+            takes_draw="draw" in names or (steps is not None and steps.takes_draw),
             takes_arithmetic="arithmetic" in names,
+            steps=steps,
         )
         known = _METHODS.get(made.name)
         if known is not None and known.build.__module__ != build.__module__:
@@ -160,6 +184,14 @@ def method(
         return made
 
     return declare
+
+
+def read_parameters(function: Callable[..., Any], skipped: int) -> dict[str, Parameter]:
+    """The parameters that a signature declares, by name: all but the first `skipped` arguments and what is injected."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    arguments = list(inspect.signature(function).parameters.values())[skipped:]
+    read = [_parameter(one, hints[one.name]) for one in arguments if one.name not in ("draw", "arithmetic")]
+    return {parameter.name: parameter for parameter in read}
 
 
 def _parameter(argument: inspect.Parameter, hint: Any) -> Parameter:

@@ -1,17 +1,15 @@
 """Breadcrumbs: drop both tails of each delta - outliers and small change - and add up the rest."""
 
-from mergec.graph import Node
-from mergec.ops import sparsify
-from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight, fuse_deltas
-from mergec.ops.registry import Arithmetic, Each, each, method
+from mergec.ops import steps
+from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight
+from mergec.ops.registry import Each, each, method
 from mergec.ops.rescale import NormRescale
+from mergec.ops.step import Steps
 from mergec.ops.trim import Density, Gamma
 
 
 @method("arXiv:2312.06795")
 def breadcrumbs(
-    base: Node,
-    models: tuple[Node, ...],
     *,
     weight: Each[Weight],
     density: Each[Density] = each(1.0),
@@ -20,11 +18,14 @@ def breadcrumbs(
     rescale: NormRescale = False,
     lambda_: Lambda = 1.0,
     int8_mask: Int8Mask = False,
-    arithmetic: Arithmetic,
-) -> Node:
+) -> Steps:
     """Drop the int(gamma * n) largest entries of each delta, keep the next int(density * n), add them weighted.
 
     result = base + lambda * sum(weight_i * d_i). A density of 1 keeps everything, outliers too.
     """
-    deltas = sparsify.middle(base, models, density, gamma, rescale, arithmetic)
-    return fuse_deltas(base, deltas, weight, normalize, lambda_)
+    return Steps(
+        steps.diff(),
+        steps.trim_middle(density=density, gamma=gamma),
+        steps.rescale(by=rescale),
+        steps.fuse_sum(weight=weight, normalize=normalize, lambda_=lambda_),
+    )

@@ -1,17 +1,15 @@
 """DARE: drop entries of each delta at random, rescale the rest, add them up."""
 
-from mergec.graph import Node
-from mergec.ops import sparsify
-from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight, fuse_deltas
-from mergec.ops.registry import Arithmetic, Draw, Each, each, method
+from mergec.ops import steps
+from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight
+from mergec.ops.registry import Each, each, method
 from mergec.ops.rescale import Rescale
+from mergec.ops.step import Steps
 from mergec.ops.trim import Density
 
 
 @method("arXiv:2311.03099")
 def dare_linear(
-    base: Node,
-    models: tuple[Node, ...],
     *,
     weight: Each[Weight],
     density: Each[Density] = each(1.0),
@@ -19,12 +17,14 @@ def dare_linear(
     rescale: Rescale = True,
     lambda_: Lambda = 1.0,
     int8_mask: Int8Mask = False,
-    draw: Draw,
-    arithmetic: Arithmetic,
-) -> Node:
+) -> Steps:
     """Keep each entry of a delta with probability `density`, rescale what is left, add the weighted deltas.
 
     result = base + lambda * sum(weight_i * d_i), d_i = (x_i - base) * kept / density_i.
     """
-    deltas = sparsify.random(base, models, density, rescale, draw, arithmetic)
-    return fuse_deltas(base, deltas, weight, normalize, lambda_)
+    return Steps(
+        steps.diff(),
+        steps.trim_random(density=density),
+        steps.rescale(by=rescale),
+        steps.fuse_sum(weight=weight, normalize=normalize, lambda_=lambda_),
+    )

@@ -1,18 +1,16 @@
 """DELLA: drop entries at random by their rank, elect signs, fuse what agrees."""
 
-from mergec.graph import Node
-from mergec.ops import sparsify
+from mergec.ops import steps
 from mergec.ops.elect import Election
-from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight, fuse_elected
-from mergec.ops.registry import Arithmetic, Draw, Each, each, method
+from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight
+from mergec.ops.registry import Each, each, method
 from mergec.ops.rescale import Rescale
+from mergec.ops.step import Steps
 from mergec.ops.trim import Density, Epsilon
 
 
 @method("arXiv:2406.11617")
 def della(
-    base: Node,
-    models: tuple[Node, ...],
     *,
     weight: Each[Weight],
     density: Each[Density] = each(1.0),
@@ -22,13 +20,16 @@ def della(
     elect: Election = "sum",
     lambda_: Lambda = 1.0,
     int8_mask: Int8Mask = False,
-    draw: Draw,
-    arithmetic: Arithmetic,
-) -> Node:
+) -> Steps:
     """Keep entries with a probability that grows with their rank in their row, rescale, fuse what agrees in sign.
 
     result = base + lambda * sum(agreeing weight_i * d_i) / sum(agreeing weight_i), d_i = (x_i - base) * kept / p.
     p runs from density - epsilon for the smallest entry of a row (last axis) to density + epsilon for the largest.
     """
-    deltas = sparsify.ranked(base, models, density, epsilon, rescale, draw, arithmetic)
-    return fuse_elected(base, deltas, weight, normalize, lambda_, elect)
+    return Steps(
+        steps.diff(),
+        steps.trim_ranked(density=density, epsilon=epsilon),
+        steps.rescale(by=rescale),
+        steps.elect(by=elect, weight=weight),
+        steps.fuse_agreeing(weight=weight, normalize=normalize, lambda_=lambda_),
+    )

@@ -1,23 +1,24 @@
 """Task arithmetic: add the weighted deltas of the models to the base."""
 
-from mergec.graph import Node
-from mergec.ops.basic import diff
-from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight, fuse_deltas
+from mergec.ops import steps
+from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight
 from mergec.ops.registry import Each, method
+from mergec.ops.step import Steps
 
 
 @method("arXiv:2212.04089")
 def task_arithmetic(
-    base: Node,
-    models: tuple[Node, ...],
     *,
     weight: Each[Weight],
     normalize: Normalize = False,
     lambda_: Lambda = 1.0,
     int8_mask: Int8Mask = False,
-) -> Node:
+) -> Steps:
     """Add what each model learned, weighted, to the base.
 
     result = base + lambda * sum(weight_i * (x_i - base)), divided by sum(weight_i) if `normalize`.
     """
-    return fuse_deltas(base, [diff(model, base) for model in models], weight, normalize, lambda_)
+    return Steps(
+        steps.diff(),
+        steps.fuse_sum(weight=weight, normalize=normalize, lambda_=lambda_),
+    )

@@ -1,18 +1,16 @@
 """TIES: keep the large changes, elect a sign per entry, average the deltas that agree."""
 
-from mergec.graph import Node
-from mergec.ops import sparsify
+from mergec.ops import steps
 from mergec.ops.elect import Election
-from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight, fuse_elected
+from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight
 from mergec.ops.registry import Each, each, method
 from mergec.ops.rescale import NormRescale
+from mergec.ops.step import Steps
 from mergec.ops.trim import Density
 
 
 @method("arXiv:2306.01708")
 def ties(
-    base: Node,
-    models: tuple[Node, ...],
     *,
     weight: Each[Weight],
     density: Each[Density] = each(1.0),
@@ -21,11 +19,16 @@ def ties(
     elect: Election = "sum",
     lambda_: Lambda = 1.0,
     int8_mask: Int8Mask = False,
-) -> Node:
+) -> Steps:
     """Trim each delta to its largest entries, elect a sign per entry, take the weighted mean of those that agree.
 
     result = base + lambda * sum(agreeing weight_i * d_i) / sum(agreeing weight_i), d_i = trim(x_i - base, density_i).
     Trim keeps exactly max(1, int(density * n)) entries of a tensor, equal ones by lowest index. A zero vote is a plus.
     """
-    deltas = sparsify.largest(base, models, density, rescale)
-    return fuse_elected(base, deltas, weight, normalize, lambda_, elect)
+    return Steps(
+        steps.diff(),
+        steps.trim_largest(density=density),
+        steps.rescale(by=rescale),
+        steps.elect(by=elect, weight=weight),
+        steps.fuse_agreeing(weight=weight, normalize=normalize, lambda_=lambda_),
+    )

@@ -295,11 +295,12 @@ def test_masks_differ_between_tensors_and_between_models(name: str) -> None:
             assert 0.4 < (left == right).double().mean() < 0.6
 
 
-def test_masks_differ_between_methods() -> None:
-    """dare_linear and dare_ties are other methods: sharing a stream would tie their errors together."""
+def test_masks_are_keyed_by_the_step_that_draws_them() -> None:
+    """dare_linear and dare_ties trim by one step, so their masks are equal; della trims by another one."""
     base, model = harness.family((60, 60), models=1)
-    left, right = (kept_by(name, [base, model, model, model], 0, "w") for name in ("dare_linear", "dare_ties"))
-    assert 0.4 < (left == right).double().mean() < 0.6
+    masks = {name: kept_by(name, [base, model, model, model], 0, "w") for name in DRAWING}
+    assert torch.equal(masks["dare_linear"], masks["dare_ties"])
+    assert 0.4 < (masks["dare_linear"] == masks["della_linear"]).double().mean() < 0.6
 
 
 @pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
