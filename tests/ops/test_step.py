@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import harness
 import pytest
-import torch
 
 from mergec.graph import Graph
 from mergec.ops import registry, steps
-from mergec.ops.registry import Name, ParameterError, methods
+from mergec.ops.registry import Name, methods
 from mergec.ops.step import Deltas, Elected, Merged, Models, Rooted, Steps, Trimmed, path_to
 from mergec.ops.step import steps as known
 
