@@ -4,9 +4,19 @@
 in memory. Importing this package loads neither torch nor transformers.
 """
 
-from mergec.api import Plan, compile, merge
+from mergec.api import Plan, compile, load_artifact, merge
 from mergec.errors import MergecError, RecipeError, RunError, UsageError
 
 __version__ = "0.1.0"
 
-__all__ = ["MergecError", "Plan", "RecipeError", "RunError", "UsageError", "__version__", "compile", "merge"]
+__all__ = [
+    "MergecError",
+    "Plan",
+    "RecipeError",
+    "RunError",
+    "UsageError",
+    "__version__",
+    "compile",
+    "load_artifact",
+    "merge",
+]

@@ -13,6 +13,7 @@ from mergec.errors import RecipeError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mergec.artifact import LoadedArtifact
     from mergec.execute.run import Result
     from mergec.execute.work import Report
 
@@ -88,4 +89,14 @@ def merge(
     )
 
 
-__all__ = ["Plan", "RecipeError", "compile", "merge"]
+def load_artifact(folder: str | Path) -> LoadedArtifact:
+    """Open a merge artifact: `.tasks`, `.router`, and `.for_task(name)`, a lazy mapping of tensor names to tensors.
+
+    Reads headers only. Raises InputError (E640) where the folder is no artifact.
+    """
+    from mergec.artifact import LoadedArtifact
+
+    return LoadedArtifact(Path(folder))
+
+
+__all__ = ["Plan", "RecipeError", "compile", "load_artifact", "merge"]

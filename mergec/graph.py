@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 
-Space: TypeAlias = Literal["weight", "delta", "sign", "probability", "scalar"]
+Space: TypeAlias = Literal["weight", "delta", "sign", "probability", "mask", "bits", "part", "scalar"]
 OpClass: TypeAlias = Literal["load", "map", "reduce", "scalar", "row", "whole"]
 KindClass: TypeAlias = Literal["copy", "map", "reduce", "row", "whole"]
 Attr: TypeAlias = "bool | int | float | str | tuple[Attr, ...]"
 
 PLAN_FORMAT = 1
+PER_ENTRY: frozenset[Space] = frozenset(("weight", "delta", "sign", "probability", "mask"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,9 @@ class TensorType:
     """Shape, dtype and space of a node's value.
 
     The space is a unit: a *weight* is a point, a *delta* the difference of two, a *sign* an elected direction per
-    entry, a *probability* a chance to be kept per entry, a *scalar* a few numbers about a whole tensor.
+    entry, a *probability* a chance to be kept per entry, a *mask* whether an entry takes part, a *scalar* a few
+    numbers about a whole tensor. What an artifact stores of a tensor has no value per entry: *bits* are a mask with
+    eight entries a byte, lowest bit first; a *part* is anything else, such as factors or the entries that were kept.
     """
 
     shape: tuple[int, ...]
@@ -140,8 +143,9 @@ class Kind:
     """The structure many outputs share: a root node, how it is evaluated, and what that costs.
 
     `slots` names the load nodes in the order of an output's `sources`. `passes` are sweeps over the tiles of a
-    tensor: all but the last end in reductions, the last yields the root. `tile_bytes` is the peak of live values
-    per entry of a tile; `row` is the number of entries that must stay together (1 where any split will do).
+    tensor of `shape`, which is the root's unless the root is a part: all but the last end in reductions, the last
+    yields the root. `tile_bytes` is the peak of live values per entry of a tile; `row` is the number of entries that
+    must stay together (1 where any split will do).
     """
 
     root: int
@@ -150,13 +154,20 @@ class Kind:
     passes: tuple[tuple[Step, ...], ...]
     tile_bytes: int
     row: int
+    shape: tuple[int, ...]
+
+    @property
+    def entries(self) -> int:
+        """How many entries are swept."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """One tensor of the result: what it is, what it is computed from, and the bytes it will occupy.
 
-    `begin` and `end` are absolute offsets in the shard's file.
+    `begin` and `end` are absolute offsets in the shard's file. `tensor` is the tensor of the model that it belongs
+    to, by which random numbers are keyed: its own name, unless it is a part of an artifact.
     """
 
     name: str
@@ -167,10 +178,19 @@ class Output:
     shard: int
     begin: int
     end: int
+    tensor: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensor", self.tensor or self.name)
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a part of an artifact and not a tensor of the model itself."""
+        return self.tensor != self.name
 
 
 @dataclass(frozen=True)
@@ -329,18 +349,18 @@ def _frozen_attrs(attrs: Iterable[Any]) -> dict[str, Attr]:
 
 def _kind_from_json(kind: Mapping[str, Any]) -> Kind:
     passes = tuple(tuple(Step(s["node"], tuple(s["frees"])) for s in steps) for steps in kind["passes"])
-    return Kind(**{**kind, "slots": tuple(kind["slots"]), "passes": passes})
+    return Kind(**{**kind, "slots": tuple(kind["slots"]), "passes": passes, "shape": tuple(kind["shape"])})
 
 
 def _output_json(output: Output, file_numbers: Mapping[str, int]) -> list[Any]:
     sources = [
         [file_numbers[ref.file], ref.name, ref.dtype, list(ref.shape), ref.begin, ref.end] for ref in output.sources
     ]
-    place = [output.shard, output.begin, output.end]
+    place = [output.shard, output.begin, output.end, *([output.tensor] if output.is_part else [])]
     return [output.name, output.dtype, list(output.shape), output.kind, sources, *place]
 
 
 def _output_from_json(row: list[Any], files: tuple[SourceFile, ...]) -> Output:
-    name, dtype, shape, kind, sources, shard, begin, end = row
+    name, dtype, shape, kind, sources, shard, begin, end, *tensor = row
     refs = tuple(TensorRef(files[f].path, n, d, tuple(s), b, e) for f, n, d, s, b, e in sources)
-    return Output(name, dtype, tuple(shape), kind, refs, shard, begin, end)
+    return Output(name, dtype, tuple(shape), kind, refs, shard, begin, end, *tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergec.compiler.inventory import Model, line_up
@@ -10,6 +10,7 @@ from mergec.compiler.lower import lower
 from mergec.compiler.schedule import LARGEST_TILE, make_kind
 from mergec.errors import Place, Problem, RecipeError
 from mergec.execute.evaluate import evaluate
+from mergec.graph import Kind, Node, TensorType
 from mergec.io.checkpoint import Checkpoint
 from mergec.io.tensors import CODE_OF, TensorRef
 from mergec.recipe.bind import bind
@@ -52,7 +53,7 @@ def merge_tensors(
     for one in lowered:
         kind = kinds[one.root.index]
         sources = {slot: dicts[ref.file][ref.name] for slot, ref in zip(kind.slots, one.sources, strict=True)}
-        result[one.name] = _evaluated(one.name, one.root.type.shape, one.root.type.dtype, kind, graph.nodes, sources)
+        result[one.name] = _evaluated(one.tensor or one.name, one.root.type, kind, graph.nodes, sources)
     return result
 
 
@@ -83,14 +84,12 @@ def _dtype(tensor: Tensor) -> str:
     return dtype
 
 
-def _evaluated(
-    name: str, shape: tuple[int, ...], dtype: str, kind: Any, nodes: Any, sources: Mapping[int, Tensor]
-) -> Tensor:
+def _evaluated(name: str, type: TensorType, kind: Kind, nodes: Sequence[Node], sources: Mapping[int, Tensor]) -> Tensor:
     import torch
 
     flat = {slot: tensor.detach().reshape(-1) for slot, tensor in sources.items()}
-    device = next(iter(flat.values())).device
-    result = torch.empty(next(iter(flat.values())).numel(), dtype=getattr(torch, dtype), device=device)
+    device = next((tensor.device for tensor in flat.values()), torch.device("cpu"))
+    result = torch.empty(type.numel, dtype=getattr(torch, type.dtype), device=device)
 
     def load(slot: int, start: int, stop: int) -> Tensor:
         return flat[slot][start:stop]
@@ -98,5 +97,5 @@ def _evaluated(
     def emit(start: int, tile: Tensor) -> None:
         result[start : start + tile.numel()] = tile
 
-    evaluate(kind, nodes, name=name, entries=result.numel(), tile=LARGEST_TILE, load=load, emit=emit, device=device)
-    return result.view(shape)
+    evaluate(kind, nodes, name=name, tile=LARGEST_TILE, load=load, emit=emit, device=device)
+    return result.view(type.shape)

@@ -36,7 +36,8 @@ def run(root: Node, tensors: Sequence[Tensor], tile: int = EVERYTHING, name: str
     """Evaluate a graph over tensors bound to its slots, `tile` entries at a time."""
     kind = make_kind(root, root.graph.nodes)
     flat = [tensor.reshape(-1) for tensor in tensors]
-    result = torch.full((root.type.numel,), float("nan"), dtype=getattr(torch, root.type.dtype))
+    dtype = getattr(torch, root.type.dtype)
+    result = torch.full((root.type.numel,), float("nan") if dtype.is_floating_point else 1, dtype=dtype)
 
     def emit(start: int, values: Tensor) -> None:
         result[start : start + values.numel()] = values
@@ -45,7 +46,6 @@ def run(root: Node, tensors: Sequence[Tensor], tile: int = EVERYTHING, name: str
         kind,
         root.graph.nodes,
         name=name,
-        entries=result.numel(),
         tile=tile,
         load=lambda slot, start, stop: flat[slot][start:stop],
         emit=emit,

@@ -253,3 +253,16 @@ METHODS: dict[str, Callable[..., Array]] = {
     "della": _sparse(_dropped_by_rank, True, normalize=True, rescale=True),
     "della_linear": _sparse(_dropped_by_rank, False, normalize=False, rescale=True),
 }
+
+
+# --------------------------------------------------------------------------------------------- artifacts
+
+
+def tall_mask(base: Array, models: list[Array], task: int, *, mask_lambda: Sequence[float], **_: Any) -> Array:
+    deltas = [model - base for model in models]
+    joint = sum(deltas, start=np.zeros_like(base))
+    return base + np.where(np.abs(deltas[task]) > mask_lambda[task] * np.abs(joint - deltas[task]), joint, 0)
+
+
+ARTIFACTS: dict[str, Callable[..., Array]] = {"tall_mask": tall_mask}
+"""The dense tensor of one task, numbered from 0."""

@@ -20,6 +20,7 @@ _COMMANDS = {
     "plan": ("plans", "show what a run would do: graphs, files, bytes, memory"),
     "explain": ("plans", "show how one tensor is made, and where each setting comes from"),
     "run": ("runs", "merge"),
+    "materialize": ("runs", "make the dense model of one task of a merge artifact"),
     "methods": ("recipes", "list the merge methods, or explain one"),
     "schema": ("recipes", "print the JSON Schema of the recipe language"),
     "inspect": ("plans", "show what a checkpoint's headers say"),

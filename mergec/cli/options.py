@@ -53,6 +53,15 @@ def plan_options(command: F) -> F:
             help="Replace a value, e.g. parameters.density=0.3.",
         ),
         click.option("--seed", type=click.IntRange(min=0), help="Short for --set seed=N."),
+        layout_options,
+        plugin_option,
+    ]
+    return _with(command, options)
+
+
+def layout_options(command: F) -> F:
+    """What does not change a tensor: the files' sizes, workers, memory."""
+    options = [
         click.option(
             "--shard-size",
             metavar="SIZE",
@@ -67,8 +76,22 @@ def plan_options(command: F) -> F:
             help="Ceiling on what the merge allocates, e.g. 512MiB.",
         ),
         click.option("--allow-nonfinite", is_flag=True, help="Write NaN and infinity instead of failing."),
-        plugin_option,
     ]
+    return _with(command, options)
+
+
+def run_options(command: F) -> F:
+    """What every command that writes a model takes."""
+    options = [
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option("--force", is_flag=True, help="Move a folder that mergec did not make aside, to OUT.old."),
+        click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
+        click.option("--json", "as_json", is_flag=True, help="Print progress and the result as lines of JSON."),
+    ]
+    return _with(command, options)
+
+
+def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
     for option in reversed(options):
         command = option(command)
     return command

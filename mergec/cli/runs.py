@@ -9,17 +9,14 @@ from typing import Any
 
 import click
 
-from mergec.cli.options import compile_options, plan_options, with_seed
+from mergec.cli.options import compile_options, layout_options, plan_options, run_options, with_seed
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @plan_options
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--force", is_flag=True, help="Move a folder that mergec did not make aside, to OUT.old.")
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print progress and the result as lines of JSON.")
+@run_options
 def run(
     recipe: Path,
     out: Path | None,
@@ -35,10 +32,56 @@ def run(
 
     RECIPE may also be a plan printed by `mergec plan --json`.
     """
+    plan = _plan(recipe, with_seed(overrides, seed), values)
+    largest = max((one for one in plan.outputs if not one.is_part), key=lambda one: one.numel, default=None)
+    explain = f"mergec explain {shlex.quote(str(recipe))} {largest.name if largest else ''}"
+    next_steps = [("see how a tensor was made", explain)]
+    return execute(plan, out, next_steps, device=device, force=force, quiet=quiet, as_json=as_json)
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("out", required=False, type=click.Path(path_type=Path))
+@click.option("--task", required=True, metavar="NAME", help="Which of the artifact's tasks.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32", "float64"]),
+    help="What floats are stored as.  [default: as in the artifact]",
+)
+@layout_options
+@run_options
+def materialize(
+    artifact: Path,
+    out: Path | None,
+    task: str,
+    dtype: str | None,
+    device: str,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **values: Any,
+) -> int:
+    """Make the dense model of one task of ARTIFACT, in the folder OUT (by default merged/<artifact>-<task>)."""
+    from mergec.compiler.materialize import compile_task
+
+    plan = compile_task(artifact, task, dtype, compile_options(values))
+    return execute(plan, out, [], device=device, force=force, quiet=quiet, as_json=as_json)
+
+
+def execute(
+    plan: Any,
+    out: Path | None,
+    next_steps: list[tuple[str, str]],
+    *,
+    device: str,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Run a plan, say how it goes, what was made, and what to do with it."""
     from mergec.cli.progress import show
     from mergec.execute.run import run as run_plan
 
-    plan = _plan(recipe, with_seed(overrides, seed), values)
     out = out or Path("merged") / plan.name
     if not quiet:
         for warning in plan.warnings:
@@ -52,7 +95,7 @@ def run(
     if as_json:
         click.echo(json.dumps({"event": "done", **vars(result)}, default=str))
     elif not quiet:
-        click.echo(_summary(recipe, plan, result))
+        click.echo(_summary(plan, result, next_steps))
     return 0
 
 
@@ -74,7 +117,7 @@ def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str
         raise UsageError("E504", f"{recipe} is not a plan: {why}", "make one with `mergec plan --json`") from None
 
 
-def _summary(recipe: Path, plan: Any, result: Any) -> str:
+def _summary(plan: Any, result: Any, next_steps: list[tuple[str, str]]) -> str:
     """What was made, and what to do with it."""
     from mergec.errors import count, size_text
 
@@ -86,12 +129,11 @@ def _summary(recipe: Path, plan: Any, result: Any) -> str:
     ]
     if result.moved_aside:
         lines.append(f"what was there before is now in {result.moved_aside}")
-    tensor = max(plan.outputs, key=lambda output: output.numel).name if plan.outputs else ""
+    folder = shlex.quote(str(result.folder))
     load = f"AutoModelForCausalLM.from_pretrained({str(result.folder)!r})"
-    commands = [
-        ("see how a tensor was made", f"mergec explain {shlex.quote(str(recipe))} {tensor}"),
-        ("see what the result is", f"mergec inspect {shlex.quote(str(result.folder))}"),
-        ("load it in Python", f"from transformers import AutoModelForCausalLM; model = {load}"),
-    ]
+    commands = [*next_steps, ("see what the result is", f"mergec inspect {folder}")]
+    if any(output.is_part for output in plan.outputs):
+        commands.append(("make a task's model", f"mergec materialize {folder} --task NAME"))
+    commands.append(("load it in Python", f"from transformers import AutoModelForCausalLM; model = {load}"))
     width = max(len(what) for what, _ in commands)
     return "\n".join([*lines, "try next", *(f"  {what:<{width}}  {command}" for what, command in commands)])

@@ -11,9 +11,10 @@ from mergec.compiler.inventory import Inventory, Model, line_up, model_uses, ope
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.names import fold
 from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, lay_out, make_kind, promise_memory
-from mergec.compiler.sidefiles import side_files
+from mergec.compiler.sidefiles import manifest_file, side_files
 from mergec.errors import InputError, Place, Problem, RecipeError, count
 from mergec.graph import Graph, Plan, SourceFile, walk
+from mergec.io.tensors import TensorRef
 from mergec.ops.op import Remark, remark_on
 from mergec.recipe.bind import Bound, bind
 from mergec.recipe.document import Document
@@ -110,6 +111,8 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
     except InputError as error:
         raise RecipeError([error.at(recipe.document.place(("merge_method",)))]) from None
     files, notes = side_files(recipe, analysis.bound.method, analysis.models, inventory, outputs, shards, recipe_text)
+    if analysis.bound.method.makes_artifact:
+        files = (*files, manifest_file(analysis.bound, shards))
     return Plan(
         name=plan_name(recipe),
         method=f"{recipe.merge_method} (version {analysis.bound.method.version})",
@@ -150,13 +153,15 @@ def _source_files(analysis: Analysis, lowered: list[Lowered]) -> tuple[SourceFil
 
 def _unread(bound: Bound, inventory: Inventory, lowered: list[Lowered]) -> list[str]:
     """Which inputs are not read for which tensors, because their weight or density is 0 there."""
+    read: dict[str, set[TensorRef]] = {}
+    for one in lowered:
+        read.setdefault(one.tensor or one.name, set()).update(one.sources)
     unread: dict[int, list[str]] = {}
     for one in lowered:
-        row = inventory.rows[one.name]
-        if one.root.type.dtype == row[0].dtype and len(one.sources) == 1 and not _is_float(one):
+        if one.tensor or not _is_float(one):
             continue
-        for slot, ref in enumerate(row):
-            if ref not in one.sources:
+        for slot, ref in enumerate(inventory.rows[one.name]):
+            if ref not in read[one.name]:
                 unread.setdefault(slot, []).append(one.name)
     return [
         f"{bound.inputs[slot].reference} is not needed for {_listed(names)}" for slot, names in sorted(unread.items())
@@ -186,7 +191,7 @@ def _is_float(one: Lowered) -> bool:
 
 
 def _integers(lowered: list[Lowered]) -> list[str]:
-    names = [one.name for one in lowered if not _is_float(one)]
+    names = [one.name for one in lowered if not one.tensor and not _is_float(one)]
     return [f"integers are copied from the first model, not merged: {_listed(names)}"] if names else []
 
 

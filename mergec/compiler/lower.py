@@ -7,7 +7,7 @@ hundred graphs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from mergec.compiler.names import fold, is_head
 from mergec.compiler.passes import rewrite
 from mergec.errors import Place, Problem, count
 from mergec.graph import Graph, Node, TensorType, walk
+from mergec.io.artifact import SHARED_FILE, expert_file, part_name
 from mergec.io.tensors import FLOATS, TensorRef
+from mergec.ops.artifact import Artifact, pieces
 from mergec.ops.basic import cast, load
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
 from mergec.recipe.bind import Bound, Input
@@ -27,11 +29,33 @@ _MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
 @dataclass(frozen=True)
 class Lowered:
-    """An output tensor before it has a place in a file: its graph and the tensors that are loaded into it."""
+    """An output tensor before it has a place in a file: its graph and the tensors that are loaded into it.
+
+    A part of an artifact names its `file`, the `tensor` of the model it belongs to, and the tensors that are stored
+    one after the other in its bytes; for any other output these are the defaults.
+    """
 
     name: str
     root: Node
     sources: tuple[TensorRef, ...]
+    file: str = ""
+    tensor: str = ""
+    stored: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def entries(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Names and shapes in the header of its file."""
+        return self.stored or ((self.name, self.root.type.shape),)
+
+
+@dataclass(frozen=True)
+class _Root:
+    """What a method made of one kind of tensor, with the slots it loads; `file` and `part` are "" but for parts."""
+
+    file: str
+    part: str
+    node: Node
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -84,9 +108,7 @@ def lower(bound: Bound, inventory: Inventory) -> tuple[list[Lowered], Graph, lis
     outputs = []
     for name, row in inventory.rows.items():
         layer = inventory.layers.get(name)
-        lowered = lowering.tensor(name, row, layer.t if layer else 0.0)
-        if lowered:
-            outputs.append(lowered)
+        outputs += lowering.tensor(name, row, layer.t if layer else 0.0)
     return outputs, lowering.graph, lowering.problems()
 
 
@@ -94,7 +116,7 @@ class _Lowering:
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self.graph = Graph()
-        self._roots: dict[Any, tuple[Node, tuple[int, ...]]] = {}
+        self._roots: dict[Any, tuple[_Root, ...]] = {}
         self._filters = sorted(_filters(bound))
         self._unset: dict[tuple[str, str], tuple[_UnsetError, list[str]]] = {}
         self._refused: dict[tuple[Place, str], tuple[ParameterError, list[str]]] = {}
@@ -102,10 +124,11 @@ class _Lowering:
         self._draw = Draw(recipe.seed, bound.method.stream)
         self._arithmetic = Arithmetic(mergekit=bound.is_mergekit)
 
-    def tensor(self, name: str, row: Sequence[TensorRef], t: float) -> Lowered | None:
+    def tensor(self, name: str, row: Sequence[TensorRef], t: float) -> list[Lowered]:
+        """What is made of one tensor: itself, and in an artifact the parts of each task."""
         if row[0].dtype not in FLOATS:
             root = self._copied(row[0])
-            return Lowered(name, root, (row[0],))
+            return [Lowered(name, root, (row[0],))]
         # whatever settings can depend on: tensors that agree in it share a graph, and nothing is resolved twice
         names = {name, *(ref.name for ref in row)}
         matches = tuple(one in each for one in self._filters for each in sorted(names))
@@ -113,14 +136,12 @@ class _Lowering:
         if key not in self._roots:
             built = self._resolved(name, row, t)
             if built is None:
-                return None
-            slots = tuple(node.attr("slot") for node in walk(built) if node.op == "load")
-            self._roots[key] = built, tuple(sorted(slots))
-        root, slots = self._roots[key]
-        return Lowered(name, root, tuple(row[slot] for slot in slots))
+                return []
+            self._roots[key] = built
+        return [_lowered(name, row, root) for root in self._roots[key]]
 
-    def _resolved(self, name: str, row: Sequence[TensorRef], t: float) -> Node | None:
-        """The graph of one tensor; None, and a note of the reason, where its settings do not allow one."""
+    def _resolved(self, name: str, row: Sequence[TensorRef], t: float) -> tuple[_Root, ...] | None:
+        """The graphs of one tensor; None, and a note of the reason, where its settings do not allow one."""
         try:
             values = resolve_tensor(self.bound, name, row, t)
         except _UnsetError as unset:
@@ -138,7 +159,7 @@ class _Lowering:
         """Integers and booleans: those of the base, or of the first model."""
         return load(self.graph, 0, TensorType(ref.shape, ref.dtype, "weight"))
 
-    def _build(self, row: Sequence[TensorRef], values: Mapping[str, Any]) -> Node:
+    def _build(self, row: Sequence[TensorRef], values: Mapping[str, Any]) -> tuple[_Root, ...]:
         recipe, method = self.bound.recipe, self.bound.method
         stored = [ref.dtype for ref in row]
         given = recipe.dtype or promoted(stored)
@@ -151,7 +172,29 @@ class _Lowering:
         base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.is_base), None)
         models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if not one.is_base]
         merged = method(base, models, values, self._draw, self._arithmetic)
-        return rewrite(self._exact(cast(merged, dtype=recipe.out_dtype or given)))
+        out = recipe.out_dtype or given
+        if isinstance(merged, Node):
+            return (self._root("", "", merged, out),)
+        return tuple(self._artifact(merged, out))
+
+    def _artifact(self, made: Artifact, dtype: str) -> Iterator[_Root]:
+        """The backbone's tensor, and what is stored beside it; a part without entries is not."""
+        yield self._root("", "", made.backbone, dtype)
+        if made.shared is not None:
+            yield self._root(SHARED_FILE, "delta", made.shared, dtype)
+        for task, parts in zip(self.bound.tasks, made.experts, strict=True):
+            for part, node in parts.items():
+                if node.type.numel:
+                    yield self._root(expert_file(task), part, node, dtype)
+
+    def _root(self, file: str, part: str, node: Node, dtype: str) -> _Root:
+        """A node in the dtype it is stored in: that of the result for floats, but for a part's numbers."""
+        is_number = node.type.space == "part" and node.type.shape == ()
+        if node.type.dtype in FLOATS and not is_number:
+            node = cast(node, dtype=dtype)
+        root = rewrite(self._exact(node))
+        slots = tuple(sorted(one.attr("slot") for one in walk(root) if one.op == "load"))
+        return _Root(file, part, root, slots)
 
     def _load(self, slot: int, ref: TensorRef, dtype: str | None, compute: str) -> Node:
         node = load(self.graph, slot, TensorType(ref.shape, ref.dtype, "weight"))
@@ -193,6 +236,15 @@ class _Lowering:
             return Problem(settings[-1].place, "E204", what, "end the list with an entry that has no filter")
         what = f"{self.bound.method.name} needs a '{name}'{whom}, and the recipe gives none"
         return Problem(place, "E201", what, f"add {name} under 'parameters:'")
+
+
+def _lowered(name: str, row: Sequence[TensorRef], root: _Root) -> Lowered:
+    """A kind's root bound to one tensor."""
+    sources = tuple(row[slot] for slot in root.slots)
+    if not root.part:
+        return Lowered(name, root.node, sources)
+    stored = tuple((f"{name}.{piece}", shape) for piece, shape in pieces(root.part, row[0].shape, root.node.type))
+    return Lowered(part_name(root.file, name, root.part), root.node, sources, root.file, name, stored)
 
 
 def _filters(bound: Bound) -> set[str]:

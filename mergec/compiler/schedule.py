@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, lcm, prod
 
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import natural
 from mergec.errors import InputError
-from mergec.graph import Kind, KindClass, Memory, Node, Output, Step, walk
+from mergec.graph import PER_ENTRY, Kind, KindClass, Memory, Node, Output, Step, walk
 from mergec.io.checkpoint import SINGLE_NAME
 from mergec.io.layout import Shard
 from mergec.io.tensors import ITEM_BYTES, header_bytes
@@ -66,14 +66,17 @@ def _sweep(ends: list[Node], ready: dict[int, int], number: int) -> tuple[Step, 
     )
 
 
-def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node]) -> int:
-    """The most bytes that are live at once, per entry of a tile; what is loaded stays in its buffer."""
+def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node], entries: int) -> int:
+    """The most bytes that are live at once, per entry of a tile; what is loaded stays in its buffer.
+
+    `entries` are those of the whole tensor: a part, such as factors, may have more.
+    """
     peak = 0
     for steps in passes:
         live: dict[int, int] = {}
         for step in steps:
             node = nodes[step.node]
-            live[node.index] = node.type.item_bytes
+            live[node.index] = node.type.item_bytes * ceil(node.type.numel / max(1, entries))
             scratch = OPS[node.op].scratch(node) if node.op in OPS else node.type.item_bytes
             peak = max(peak, sum(live.values()) + scratch)
             for freed in step.frees:
@@ -88,8 +91,11 @@ def make_kind(root: Node, nodes: Sequence[Node]) -> Kind:
     slots = tuple(sorted(node.attr("slot") for node in order if node.op == "load"))
     passes = sweeps(root)
     kind_class = _class_of(order)
-    row = {"row": root.type.row, "whole": max(1, root.type.numel)}.get(kind_class, 1)
-    return Kind(root.index, kind_class, slots, passes, tile_bytes(passes, nodes), max(1, row))
+    swept = next((node.type for node in order if node.type.space in PER_ENTRY), root.type)
+    row = max(1, {"row": swept.row, "whole": swept.numel}.get(kind_class, 1))
+    if any(node.type.space == "bits" for node in order):
+        row = lcm(row, 8)
+    return Kind(root.index, kind_class, slots, passes, tile_bytes(passes, nodes, swept.numel), row, swept.shape)
 
 
 def _class_of(order: Sequence[Node]) -> KindClass:
@@ -104,22 +110,27 @@ def lay_out(lowered: Sequence[Lowered], kinds: Sequence[int], shard_bytes: int) 
     """Every output tensor's place: shards filled in natural order of names, wide dtypes first inside each.
 
     The order inside a shard is the safetensors library's and keeps every tensor aligned. A tensor larger than
-    `shard_bytes` gets a shard of its own.
+    `shard_bytes` gets a shard of its own. The files of an artifact's parts follow, one each.
     """
     groups: list[list[int]] = [[]]
     filled = 0
-    for number in sorted(range(len(lowered)), key=lambda i: natural(lowered[i].name)):
+    ordered = sorted(range(len(lowered)), key=lambda i: natural(lowered[i].name))
+    for number in (i for i in ordered if not lowered[i].file):
         size = _size(lowered[number])
         if groups[-1] and filled + size > shard_bytes:
             groups.append([])
             filled = 0
         groups[-1].append(number)
         filled += size
+    files = [SINGLE_NAME]
+    if len(groups) > 1:
+        files = [f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors" for number in range(len(groups))]
+    beside = sorted({one.file for one in lowered if one.file})
+    groups += [[i for i in ordered if lowered[i].file == file] for file in beside]
     outputs: list[Output] = []
     shards: list[Shard] = []
-    for position, group in enumerate(groups):
+    for position, (file, group) in enumerate(zip([*files, *beside], groups, strict=True)):
         group.sort(key=lambda i: -lowered[i].root.type.item_bytes)
-        file = SINGLE_NAME if len(groups) == 1 else f"model-{position + 1:05d}-of-{len(groups):05d}.safetensors"
         shard, placed = _shard(file, position, [(lowered[i], kinds[i]) for i in group])
         shards.append(shard)
         outputs += placed
@@ -132,15 +143,19 @@ def _size(lowered: Lowered) -> int:
 
 def _shard(file: str, number: int, members: list[tuple[Lowered, int]]) -> tuple[Shard, list[Output]]:
     entries: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
+    begins: list[int] = []
     end = 0
     for lowered, _ in members:
-        begin, end = end, end + _size(lowered)
-        entries[lowered.name] = (lowered.root.type.dtype, lowered.root.type.shape, begin, end)
+        begins.append(end)
+        for name, shape in lowered.entries:
+            begin, end = end, end + prod(shape) * lowered.root.type.item_bytes
+            entries[name] = (lowered.root.type.dtype, shape, begin, end)
     header = header_bytes(entries)
-    outputs = [
-        Output(one.name, dtype, shape, kind, one.sources, number, len(header) + begin, len(header) + stop)
-        for (one, kind), (dtype, shape, begin, stop) in zip(members, entries.values(), strict=True)
-    ]
+    outputs = []
+    for (one, kind), begin in zip(members, begins, strict=True):
+        found, place = one.root.type, len(header) + begin
+        span = number, place, place + _size(one)
+        outputs.append(Output(one.name, found.dtype, found.shape, kind, one.sources, *span, one.tensor))
     return Shard(file, header, len(header) + end), outputs
 
 
@@ -179,8 +194,9 @@ def peak_bytes(kinds: Sequence[Kind], outputs: Sequence[Output], tile: int, work
 def _evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
     if kind.kind_class == "copy":
         return 0
-    entries = min(output.numel, tile_entries(kind, tile))
-    live = entries * (kind.tile_bytes + ITEM_BYTES[output.dtype])
+    swept = kind.entries if output.is_part else output.numel
+    entries = min(swept, tile_entries(kind, tile))
+    live = entries * (kind.tile_bytes + ITEM_BYTES[output.dtype] * ceil(output.numel / max(1, swept)))
     reductions = _REDUCE_BYTES * (len(kind.passes) - 1) * len(kind.slots)
     return int(live * _ALLOCATOR_SHARE) + reductions
 

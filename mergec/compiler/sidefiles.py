@@ -10,10 +10,13 @@ from typing import Any
 
 from mergec.compiler.inventory import Inventory, Model
 from mergec.graph import Output
+from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, expert_file
 from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import FLOATS, ITEM_BYTES
+from mergec.ops.artifact import RULE
 from mergec.ops.registry import Method
+from mergec.recipe.bind import Bound
 from mergec.recipe.schema import Recipe
 
 RECIPE_NAME = "mergec_recipe.yml"
@@ -29,6 +32,8 @@ def side_files(
     recipe_text: str,
 ) -> tuple[tuple[SideFile, ...], list[str]]:
     """Every file beside the weights, and notes on what was changed or whence it comes."""
+    outputs = [output for output in outputs if not output.is_part]
+    shards = shards[: 1 + max((output.shard for output in outputs), default=0)]
     donor = models[recipe.references[0]]
     source = recipe.tokenizer_source
     tokenizer = models[source] if source and source != "base" else donor
@@ -37,7 +42,7 @@ def side_files(
     if donor.checkpoint.config is not None:
         files.append(SideFile("config.json", text=_config(donor, inventory, outputs, notes)))
     if len(shards) > 1:
-        files.append(SideFile(INDEX_NAME, text=_index(outputs, shards)))
+        files.append(SideFile(INDEX_NAME, text=index_text(outputs, shards)))
     files.append(SideFile(RECIPE_NAME, text=recipe_text))
     files.append(SideFile("README.md", text=_card(recipe, method, recipe_text)))
     copied = sorted(file.name for file in files if file.source)
@@ -49,6 +54,15 @@ def side_files(
     return tuple(sorted(files, key=lambda file: file.name)), notes
 
 
+def manifest_file(bound: Bound, shards: Sequence[Shard]) -> SideFile:
+    """The manifest of an artifact: its tasks in the models' order, where their parts lie, how they are used."""
+    made = {shard.file for shard in shards}
+    files = {task: expert_file(task) if expert_file(task) in made else None for task in bound.tasks}
+    shared = SHARED_FILE if SHARED_FILE in made else None
+    manifest = Manifest(f"{bound.method.name} (version {bound.method.version})", RULE, files, shared)
+    return SideFile(ARTIFACT_NAME, text=manifest.to_json())
+
+
 def _copied(donor: Model, tokenizer: Model) -> Iterable[tuple[str, str]]:
     for model, of_tokenizer in ((donor, False), (tokenizer, True)):
         for name, path in model.checkpoint.side_files.items():
@@ -58,15 +72,7 @@ def _copied(donor: Model, tokenizer: Model) -> Iterable[tuple[str, str]]:
 
 def _config(donor: Model, inventory: Inventory, outputs: Sequence[Output], notes: list[str]) -> str:
     """The donor's config with the dtype, the tie and the quantisation of the result."""
-    config: dict[str, Any] = copy.deepcopy(dict(donor.checkpoint.config or {}))
-    dtype = _main_dtype(outputs)
-    if dtype:
-        for part in _parts(config):
-            for key in ("dtype", "torch_dtype"):
-                if isinstance(part.get(key), str):
-                    part[key] = dtype
-        if not {"dtype", "torch_dtype"} & config.keys():
-            config["torch_dtype"] = dtype
+    config = config_with_dtype(donor.checkpoint.config or {}, outputs)
     if inventory.is_untied:
         for part in _parts(config):
             if part is config or "tie_word_embeddings" in part:
@@ -74,7 +80,25 @@ def _config(donor: Model, inventory: Inventory, outputs: Sequence[Output], notes
         notes.append("some models tie their head to the embedding, others do not: the result has its own head")
     if config.pop("quantization_config", None) is not None:
         notes.append("quantization_config is dropped: the tensors are not quantised")
-    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    return json_text(config)
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def config_with_dtype(config: Mapping[str, Any], outputs: Sequence[Output]) -> dict[str, Any]:
+    """A config that names the dtype most of the result has."""
+    changed: dict[str, Any] = copy.deepcopy(dict(config))
+    dtype = _main_dtype(outputs)
+    if dtype:
+        for part in _parts(changed):
+            for key in ("dtype", "torch_dtype"):
+                if isinstance(part.get(key), str):
+                    part[key] = dtype
+        if not {"dtype", "torch_dtype"} & changed.keys():
+            changed["torch_dtype"] = dtype
+    return changed
 
 
 def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,7 +115,7 @@ def _main_dtype(outputs: Sequence[Output]) -> str | None:
     return max(sorted(sizes), key=lambda dtype: sizes[dtype]) if sizes else None
 
 
-def _index(outputs: Sequence[Output], shards: Sequence[Shard]) -> str:
+def index_text(outputs: Sequence[Output], shards: Sequence[Shard]) -> str:
     total = sum(output.end - output.begin for output in outputs)
     weight_map = {output.name: shards[output.shard].file for output in sorted(outputs, key=lambda output: output.name)}
     return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"

@@ -15,12 +15,14 @@ from mergec.recipe.settings import Resolved
 
 def plan_text(plan: Plan) -> str:
     """The whole plan for a terminal; the same for the same plan."""
-    numel = sum(output.numel for output in plan.outputs)
+    dense = [output for output in plan.outputs if not output.is_part]
+    parts = f", {count(len(plan.outputs) - len(dense), 'part')}" if len(dense) < len(plan.outputs) else ""
+    numel = f"{sum(output.numel for output in dense):,} parameters"
     sections = [
         [f"plan {plan.hash()[:12]}  {plan.name}  {plan.method}"],
         ["models", *table([(m.role, m.reference, m.origin, m.note) for m in plan.models])],
         [
-            f"result: {count(len(plan.outputs), 'tensor')}, {numel:,} parameters, {size_text(plan.written_bytes)}",
+            f"result: {count(len(dense), 'tensor')}, {numel}{parts}, {size_text(plan.written_bytes)}",
             *table([(s.file, size_text(s.file_bytes), _shard_count(plan, n)) for n, s in enumerate(plan.shards)]),
         ],
         ["work", *table(_work_rows(plan))],
@@ -99,7 +101,7 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
     """One tensor: where it will lie, its formula, its inputs, every setting with the line it comes from, its graph."""
     output, bound = find_output(plan, name), analysis.bound
     kind, shard = plan.kinds[output.kind], plan.shards[output.shard]
-    row, layer = analysis.inventory.rows[name], analysis.inventory.layers.get(name)
+    row, layer = analysis.inventory.rows[output.tensor], analysis.inventory.layers.get(output.tensor)
     where = (
         f"layer {layer.index} of {layer.count} in {layer.stack}, t = {layer.t:.4g}"
         if layer
@@ -125,7 +127,7 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
         *table([_input_row(analysis, output, slot) for slot in range(len(row))]),
     ]
     if row[0].dtype in FLOATS:
-        lines += ["", "settings", *table(_setting_rows(analysis, name, layer.t if layer else 0.0))]
+        lines += ["", "settings", *table(_setting_rows(analysis, output.tensor, layer.t if layer else 0.0))]
     return "\n".join([*lines, "", "graph", *(f"  {line}" for line in listing(plan.root(kind)))])
 
 
@@ -134,7 +136,7 @@ def _formula(doc: str) -> str:
 
 
 def _input_row(analysis: Analysis, output: Output, slot: int) -> tuple[str, ...]:
-    one, ref = analysis.bound.inputs[slot], analysis.inventory.rows[output.name][slot]
+    one, ref = analysis.bound.inputs[slot], analysis.inventory.rows[output.tensor][slot]
     read = "" if ref in output.sources else "not needed, not read"
     return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {ref.file}", read
 

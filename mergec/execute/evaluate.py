@@ -15,7 +15,7 @@ Load: TypeAlias = "Callable[[int, int, int], Tensor]"
 """(slot, start, stop) -> the flat entries [start, stop) of that input, as stored, on the device."""
 
 Emit: TypeAlias = "Callable[[int, Tensor], None]"
-"""(start, tile): takes a finished tile of the result."""
+"""(start, tile): takes the entries of the result from `start` on, each once and in order."""
 
 
 def evaluate(
@@ -23,18 +23,18 @@ def evaluate(
     nodes: Sequence[Node],
     *,
     name: str,
-    entries: int,
     tile: int,
     load: Load,
     emit: Emit,
     device: Any = "cpu",
 ) -> None:
-    """Compute the tensor `name` of `entries` entries, `tile` entries at a time (whole rows where rows stay together).
+    """Compute what a kind makes of the tensor `name`, `tile` entries at a time (whole rows where rows stay together).
 
-    The result does not depend on `tile`.
+    The result does not depend on `tile`. A tile may yield more or fewer entries than it has, as packing does.
     """
-    if entries == 0:
+    if nodes[kind.root].type.numel == 0:
         return
+    emitted = 0
     scalars: dict[int, tuple[float, ...]] = {}
     for steps in kind.passes:
         _evaluate_scalars(steps, nodes, scalars)
@@ -45,10 +45,11 @@ def evaluate(
         }
         is_last = steps is kind.passes[-1]
         while True:
-            for part in tiles(name, entries, tile, kind, nodes, device):
+            for part in _tiles_of_pass(steps, name, tile, kind, nodes, device):
                 values = _sweep(steps, nodes, part, load, scalars, reducers)
                 if is_last:
-                    emit(part.start, values)
+                    emit(emitted, values)
+                    emitted += values.numel()
             results = {node: reducer.finish() for node, reducer in reducers.items()}
             scalars |= {node: result for node, result in results.items() if result is not None}
             reducers = {node: reducer for node, reducer in reducers.items() if results[node] is None}
@@ -56,12 +57,21 @@ def evaluate(
                 break
 
 
-def tiles(name: str, entries: int, tile: int, kind: Kind, nodes: Sequence[Node], device: Any) -> Iterator[Tile]:
+def _tiles_of_pass(
+    steps: Sequence[Step], name: str, tile: int, kind: Kind, nodes: Sequence[Node], device: Any
+) -> Iterator[Tile]:
+    """All tiles of the tensor; one where nothing is loaded, so that a number about a whole tensor is made once."""
+    if any(nodes[step.node].op_class == "load" for step in steps):
+        return tiles(name, tile, kind, device)
+    return iter([Tile(name, 0, kind.entries, kind.shape[-1] if kind.shape else 1, device)])
+
+
+def tiles(name: str, tile: int, kind: Kind, device: Any) -> Iterator[Tile]:
     """The tiles of a tensor, in order; the last may be shorter."""
     step = max(kind.row, tile // kind.row * kind.row)
-    row = nodes[kind.root].type.row
-    for start in range(0, entries, step):
-        yield Tile(name, start, min(start + step, entries), row, device)
+    row = kind.shape[-1] if kind.shape else 1
+    for start in range(0, kind.entries, step):
+        yield Tile(name, start, min(start + step, kind.entries), row, device)
 
 
 def _evaluate_scalars(steps: Sequence[Step], nodes: Sequence[Node], scalars: dict[int, tuple[float, ...]]) -> None:
@@ -88,7 +98,7 @@ def _sweep(
         if node.op_class == "scalar":
             continue
         if node.op_class == "load":
-            value = load(node.attr("slot"), tile.start, tile.stop)
+            value = load(node.attr("slot"), *_span(node, tile))
         else:
             inputs = [scalars[s.index] if s.type.space == "scalar" else live[s.index] for s in node.inputs]
             value = _apply(node, inputs, tile, reducers)
@@ -96,6 +106,15 @@ def _sweep(
         for freed in step.frees:
             live.pop(freed, None)
     return value
+
+
+def _span(node: Node, tile: Tile) -> tuple[int, int]:
+    """Which entries of an input a tile needs: its own, the bytes that hold its bits, or all of a part."""
+    if node.type.space == "part":
+        return 0, node.type.numel
+    if node.type.space == "bits":
+        return tile.start // 8, -(-tile.stop // 8)
+    return tile.start, tile.stop
 
 
 def _apply(node: Node, inputs: list[Any], tile: Tile, reducers: dict[int, Reducer]) -> Any:
@@ -109,6 +128,6 @@ def _apply(node: Node, inputs: list[Any], tile: Tile, reducers: dict[int, Reduce
         rows = [value if isinstance(value, tuple) else value.view(-1, tile.row) for value in inputs]
         return op.kernel(*rows, **attrs).reshape(-1)
     if op.op_class == "whole":
-        shaped = [one if isinstance(one, tuple) else one.view(node.type.shape) for one in inputs]
+        shaped = [v if isinstance(v, tuple) else v.view(s.type.shape) for v, s in zip(inputs, node.inputs, strict=True)]
         return op.kernel(*shaped, **attrs).reshape(-1)
     return op.kernel(*inputs, **attrs)

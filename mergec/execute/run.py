@@ -98,7 +98,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
 def _staged_bytes(out: Path) -> int:
     """Blocks an interrupted run already holds on the disk."""
     folder = staging_folder(out)
-    parts = folder.glob("*.part") if folder.is_dir() else []
+    parts = folder.rglob("*.part") if folder.is_dir() else []
     return sum(part.stat().st_blocks * 512 for part in parts)
 
 

@@ -16,7 +16,7 @@ from mergec.execute.evaluate import evaluate
 from mergec.graph import Kind, Output, Plan
 from mergec.io.reader import Reader
 from mergec.io.staging import Staging
-from mergec.io.tensors import ITEM_BYTES
+from mergec.io.tensors import ITEM_BYTES, TensorRef
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,8 +78,8 @@ def work(
 
 
 def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
-    first = output.sources[0]
-    return first.file, first.begin
+    """Where its first input lies; "" for a part that is made from nothing but random numbers."""
+    return (output.sources[0].file, output.sources[0].begin) if output.sources else ("", 0)
 
 
 @contextmanager
@@ -200,8 +200,7 @@ class _Task:
         evaluate(
             self._kind,
             plan.nodes,
-            name=output.name,
-            entries=output.numel,
+            name=output.tensor,
             tile=plan.memory.tile,
             load=self._load,
             emit=self._emit,
@@ -259,12 +258,18 @@ class _Task:
         """Which input brought the value in, or that it overflowed on the way."""
         import torch
 
-        stop = start + tile.numel()
         bad = [
             f"{ref.name} of {ref.file}"
             for slot, ref in self._sources.items()
-            if not bool(torch.isfinite(self._load(slot, start, stop)).all())
+            if not all(bool(torch.isfinite(self._load(slot, *span)).all()) for span in self._spans(ref, start, tile))
         ]
         first = start + int((~torch.isfinite(tile)).nonzero()[0])
         cause = f"from {' and '.join(bad)}" if bad else f"the inputs are finite, so it overflowed {self._output.dtype}"
         return f"{self._output.name} is not finite at entry {first:,}: {cause}"
+
+    def _spans(self, ref: TensorRef, start: int, tile: Tensor) -> list[tuple[int, int]]:
+        """Where in an input to look for what made a tile of the result: the same entries, or all of them."""
+        if ref.numel == self._output.numel:
+            return [(start, start + tile.numel())]
+        step = self._crew.plan.memory.tile
+        return [(begin, min(begin + step, ref.numel)) for begin in range(0, ref.numel, step)]

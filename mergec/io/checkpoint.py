@@ -20,7 +20,14 @@ _READABLE = (".safetensors", *pickles.SUFFIXES)
 _MAX_JSON_BYTES = 256 * 1024 * 1024
 _MAX_SIDE_BYTES = 64 * 1024 * 1024
 _WEIGHTS = (*_READABLE, ".pkl", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".part")
-_NOT_COPIED = ("README.md", "config.json", "mergec_recipe.yml", "mergekit_config.yml", "mergec.lock")
+_NOT_COPIED = (
+    "README.md",
+    "config.json",
+    "mergec_recipe.yml",
+    "mergec_artifact.json",
+    "mergekit_config.yml",
+    "mergec.lock",
+)
 _TOKENIZER_STEMS = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "spiece")
 
 

@@ -13,7 +13,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mergec.errors import RunError, UsageError, size_text
 from mergec.io import hub
@@ -91,7 +91,8 @@ class Staging:
 
     def prepare(self) -> None:
         """Make every output file at its full size, its header written. Harmless if done before."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for number in range(len(self._shards)):
+            self.part(number).parent.mkdir(parents=True, exist_ok=True)
         self._tidy()
         for number, shard in enumerate(self._shards):
             descriptor = self._descriptor(number)
@@ -103,10 +104,11 @@ class Staging:
         for number, shard in enumerate(self._shards):
             if (self.folder / shard.file).exists():
                 os.replace(self.folder / shard.file, self.part(number))
-        ours = {self.part(number).name for number in range(len(self._shards))}
-        for entry in self.folder.iterdir():
-            if entry.name not in ours and not is_record(entry.name):
-                entry.unlink(missing_ok=True)
+        ours = {self.part(number) for number in range(len(self._shards))}
+        ours |= {parent for part in ours for parent in part.parents}
+        for entry in sorted(self.folder.rglob("*"), reverse=True):  # what a folder holds comes before it
+            if entry not in ours and not is_record(entry.name):
+                entry.rmdir() if entry.is_dir() else entry.unlink(missing_ok=True)
 
     def _descriptor(self, number: int) -> int:
         with self._lock:
@@ -191,9 +193,12 @@ def _carry_over(old: Path, new: Path) -> None:
     manifest = old / MANIFEST_NAME
     if manifest.is_file():  # gone when this was cut off while it removed the rest
         ours = {*json.loads(manifest.read_text())["files"], MANIFEST_NAME}
-        for entry in list(old.iterdir()):
-            if entry.name not in ours and not (new / entry.name).exists():
-                os.rename(entry, new / entry.name)
+        folders = {parent.as_posix() for name in ours for parent in PurePosixPath(name).parents}
+        for entry in list(old.rglob("*")):
+            name = entry.relative_to(old).as_posix()
+            if name not in ours | folders and entry.exists() and not (new / name).exists():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                os.rename(entry, new / name)
     shutil.rmtree(old)
 
 

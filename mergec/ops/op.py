@@ -6,9 +6,9 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from mergec.graph import Attr, Node, OpClass, Space, TensorType
+from mergec.graph import PER_ENTRY, Attr, Node, OpClass, Space, TensorType
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,8 @@ class Op:
     `kernel` is the torch function (map, row: tiles to a tile; whole: tensors in their shape to a tensor), the plain
     function (scalar: tuples of floats to a tuple of floats) or the Reducer class (reduce). `scratch_bytes` is what
     the kernel needs per entry beside its inputs and its result, a function of the node where it depends on it.
-    `remark` says what is odd about a node, if anything.
+    `remark` says what is odd about a node, if anything; `gives` shape and dtype of a result that has not one value
+    per entry.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Op:
     scratch_bytes: int | Callable[[Node], int]
     takes_tile: bool
     remark: Callable[[Node], Remark | None] | None = None
+    gives: Gives | None = None
 
     def __call__(self, *nodes: Node, **attrs: Attr) -> Node:
         self._check(nodes)
@@ -91,8 +93,11 @@ class Op:
         self._check(nodes)
         if self.output == "scalar":
             return TensorType((), "float64", "scalar")
+        if self.gives:
+            shape, dtype = self.gives(nodes, attrs)
+            return TensorType(shape, dtype, self.output)
         like = next(node.type for node in nodes if node.type.space != "scalar")
-        dtype = {"sign": "bool", "probability": "float32"}.get(self.output, like.dtype)
+        dtype = {"sign": "bool", "mask": "bool", "probability": "float32"}.get(self.output, like.dtype)
         return TensorType(like.shape, str(attrs.get("dtype", dtype)), self._output_space(nodes))
 
     def _output_space(self, nodes: Sequence[Node]) -> Space:
@@ -105,13 +110,14 @@ class Op:
         found = [node.type.space for node in nodes]
         if self.name != "cast" and list(expected) != found:
             raise SpaceError(f"{self.name} takes {' '.join(map(str, expected))}, got {' '.join(found)}")
-        shapes = {node.type.shape for node in nodes if node.type.space != "scalar"}
+        shapes = {node.type.shape for node in nodes if node.type.space in PER_ENTRY}
         dtypes = {node.type.dtype for node in nodes if node.type.space in ("weight", "delta")}
         if len(shapes) > 1 or len(dtypes) > 1:
             raise SpaceError(f"{self.name} takes tensors of one shape and dtype, got {shapes} and {dtypes}")
 
 
 OPS: dict[str, Op] = {}
+Gives: TypeAlias = Callable[[Sequence[Node], Mapping[str, Any]], "tuple[tuple[int, ...], str]"]
 
 
 def remark_on(node: Node) -> Remark | None:
@@ -126,6 +132,7 @@ def op(
     scratch_bytes: int | Callable[[Node], int] = 4,
     name: str = "",
     remark: Callable[[Node], Remark | None] | None = None,
+    gives: Gives | None = None,
 ) -> Callable[[Callable[..., Any]], Op]:
     """Declare an op: `@op("map", "weight weight -> delta")`; `delta*` means any number of deltas.
 
@@ -146,6 +153,7 @@ def op(
             scratch_bytes=scratch_bytes,
             takes_tile="tile" in inspect.signature(kernel).parameters,
             remark=remark,
+            gives=gives,
         )
         if made.name in OPS:
             raise ValueError(f"two ops are called {made.name}")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from mergec.errors import MergecError, UsageError, did_you_mean
 from mergec.graph import Node
+from mergec.ops.artifact import Artifact
 
 T = TypeVar("T")
 _PER_MODEL = "per model"
@@ -93,7 +94,7 @@ class Steps(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method: a function from nodes and typed parameters to the node of the merged tensor.
+    """A merge method: a function from nodes and typed parameters to the node of the merged tensor, or an Artifact.
 
     Or a name for steps: then its function takes the parameters alone and returns the steps (`mergec.ops.step`).
 
@@ -111,6 +112,7 @@ class Method:
     doc: str
     takes_draw: bool
     takes_arithmetic: bool
+    makes_artifact: bool = False
     steps: Steps | None = None
     """What it is a name for, each argument the `Name` of the parameter that it gets, or a value."""
 
@@ -130,7 +132,7 @@ class Method:
         values: Mapping[str, Any],
         draw: Draw,
         arithmetic: Arithmetic,
-    ) -> Node:
+    ) -> Node | Artifact:
         """Build the graph of one merged tensor. `values` are keyed by parameter name, per-model ones are tuples."""
         arguments = {self.parameters[name].argument: value for name, value in values.items()}
         if self.steps is not None:
@@ -141,7 +143,7 @@ class Method:
         if self.takes_arithmetic:
             arguments["arithmetic"] = arithmetic
         given = (base, tuple(models)) if self.base == "origin" else (tuple(models),)
-        merged: Node = self.build(*given, **arguments)
+        merged: Node | Artifact = self.build(*given, **arguments)
         return merged
 
 
@@ -154,7 +156,7 @@ def method(
     version: int = 1,
     base: Literal["origin", "input"] = "origin",
     models: tuple[int, int | None] = (1, None),
-) -> Callable[[Callable[..., Node | Steps]], Method]:
+) -> Callable[[Callable[..., Node | Artifact | Steps]], Method]:
     """Declare a merge method; parameters, ranges, defaults and documentation come from the function itself."""
 
     def declare(build: Callable[..., Any]) -> Method:
@@ -173,6 +175,7 @@ def method(
             doc=inspect.cleandoc(build.__doc__ or ""),
             takes_draw="draw" in names or (steps is not None and steps.takes_draw),
             takes_arithmetic="arithmetic" in names,
+            makes_artifact=typing.get_type_hints(build).get("return") is Artifact,
             steps=steps,
         )
         known = _METHODS.get(made.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,31 @@ class Bound:
     warnings: tuple[Problem, ...]
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """A name for what each model beside the base is good at: the last part of its reference, made unique."""
+        return task_names([one.reference for one in self.inputs if not one.is_base])
+
+    @property
     def is_mergekit(self) -> bool:
         return self.recipe.compat == "mergekit"
+
+
+def task_names(references: Sequence[str]) -> tuple[str, ...]:
+    """Names fit for files, from references to models.
+
+    >>> task_names(["models/math", "org/math@v2", "./code/"])
+    ('math', 'math-2', 'code')
+    """
+    names: list[str] = []
+    for reference in references:
+        last = re.split(r"[/\\]", reference.rstrip("/\\"))[-1].partition("@")[0]
+        stem = re.sub(r"[^\w.-]+", "-", last.removesuffix(".safetensors")).strip("-.") or "task"
+        taken = {name.lower() for name in names}  # some file systems do not tell a from A
+        number = 1
+        while (name := stem if number == 1 else f"{stem}-{number}").lower() in taken:
+            number += 1
+        names.append(name)
+    return tuple(names)
 
 
 def bind(recipe: Recipe) -> tuple[Bound | None, list[Problem]]:

@@ -202,7 +202,6 @@ def _kernel_dtype(kind: Kind, graph: Graph, tensors: list[torch.Tensor]) -> str:
         kind,
         graph.nodes,
         name="w",
-        entries=flat[0].numel(),
         tile=64,
         load=lambda slot, start, stop: flat[slot][start:stop],
         emit=lambda start, tile: found.append(harness.dtype_name(tile)),

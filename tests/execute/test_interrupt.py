@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import contents, dare, merged
+from interrupts import run_until_killed
 from models import Family
 
 import mergec
-from mergec.io.staging import Staging, staging_folder
+from mergec.io.staging import staging_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
 
@@ -36,32 +36,6 @@ def clean(plan: mergec.Plan, tmp_path: Path) -> dict[str, bytes]:
     """What a run that nobody disturbs makes."""
     plan.run(tmp_path / "clean", device="cpu")
     return contents(tmp_path / "clean")
-
-
-def signal_at(write: int, number: int) -> None:
-    """Send this process a signal in place of one of its writes."""
-    whole, left = Staging.write, [write]
-
-    def counted(self: Staging, shard: int, position: int, buffer: memoryview) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), number)
-        whole(self, shard, position, buffer)
-
-    Staging.write = counted  # type: ignore[method-assign]
-
-
-def run_until_killed(plan: mergec.Plan, out: Path, write: int) -> None:
-    """Run a plan in a process that dies at its n-th write."""
-
-    def run() -> None:
-        signal_at(write, signal.SIGKILL)
-        plan.run(out, device="cpu")
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
 
 
 def recorded(out: Path) -> list[str]:
@@ -162,11 +136,11 @@ def test_ctrl_c_says_that_nothing_was_touched_and_the_same_command_goes_on(
         "import signal, sys; sys.path.insert(0, sys.argv[1])\n"
         # a job in the background is started with SIGINT ignored; one at a terminal is not
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from test_interrupt import signal_at; from mergec.cli.main import main\n"
+        "from interrupts import signal_at; from mergec.cli.main import main\n"
         f"signal_at(12, {int(number)}); main(sys.argv[2:])"
     )
     arguments = ["run", tmp_path / "recipe.yml", out, "--workers", str(workers), "--device", "cpu"]
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", code, tests, *arguments],
         env={**os.environ, "PYTHONPATH": str(tests.parent)},

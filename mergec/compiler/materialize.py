@@ -1,0 +1,132 @@
+"""Materialize: from an artifact and a task to the plan of a dense model, streamed like any other run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mergec.compiler.compile import Options
+from mergec.compiler.lower import Lowered
+from mergec.compiler.passes import rewrite
+from mergec.compiler.schedule import lay_out, make_kind, promise_memory
+from mergec.compiler.sidefiles import RECIPE_NAME, config_with_dtype, index_text, json_text
+from mergec.errors import InputError, did_you_mean
+from mergec.graph import Graph, ModelUse, Node, Output, Plan, SourceFile, Space, TensorType, walk
+from mergec.io.artifact import ArtifactFiles, open_artifact
+from mergec.io.checkpoint import INDEX_NAME
+from mergec.io.layout import Shard, SideFile
+from mergec.io.tensors import FLOATS, TensorRef
+from mergec.ops.artifact import PARTS, rebuilt
+from mergec.ops.basic import cast, load
+from mergec.ops.op import SpaceError
+
+_SPACES: Mapping[str, Space] = {"mask": "bits", "delta": "delta"}
+
+
+def compile_task(folder: str | Path, task: str, dtype: str | None = None, options: Options | None = None) -> Plan:
+    """The plan of one task's dense model. `dtype` is what floats are stored as; left out: as in the backbone.
+
+    Reads headers only. Raises InputError for a folder that is no artifact (E640), a task it does not have (E641),
+    and parts that do not fit the backbone (E642).
+    """
+    files = open_artifact(Path(folder))
+    parts = _by_tensor(files, task)
+    graph, roots = Graph(), dict[object, Node]()
+    lowered = []
+    for name, backbone in files.backbone.tensors.items():
+        stored = parts.get(name, {})
+        key = (backbone.dtype, backbone.shape, *((part, ref.dtype, ref.shape) for part, ref in stored.items()))
+        if key not in roots:
+            roots[key] = _dense(graph, backbone, stored, dtype)
+        refs = [backbone, *stored.values()]
+        slots = sorted(node.attr("slot") for node in walk(roots[key]) if node.op == "load")
+        lowered.append(Lowered(name, roots[key], tuple(refs[slot] for slot in slots)))
+    return _plan(files, task, lowered, graph, options or Options())
+
+
+def _by_tensor(files: ArtifactFiles, task: str) -> dict[str, dict[str, TensorRef]]:
+    """A task's parts by tensor; the delta that all tasks share comes first and is called shared."""
+    found: dict[str, dict[str, TensorRef]] = {}
+    for stored, shared in ((files.shared, True), (files.expert(task), False)):
+        for key, ref in stored.items():
+            name, _, part = key.rpartition(".")
+            if name not in files.backbone.tensors:
+                what = f"{ref.file} has {key}, and the backbone in {files.folder} has no tensor '{name}'"
+                raise InputError("E642", what, did_you_mean(name, files.backbone.tensors))
+            if part not in PARTS:
+                raise InputError("E642", f"{ref.file} has {key}, a part of no known kind", did_you_mean(part, PARTS))
+            found.setdefault(name, {})["shared" if shared else part] = ref
+    return found
+
+
+def _dense(graph: Graph, backbone: TensorRef, stored: Mapping[str, TensorRef], dtype: str | None) -> Node:
+    """The graph of a task's tensor: slot 0 is the backbone's, the others what is stored, in order."""
+    start = load(graph, 0, TensorType(backbone.shape, backbone.dtype, "weight"))
+    if backbone.dtype not in FLOATS:
+        return start
+    compute = "float64" if backbone.dtype == "float64" else "float32"
+    loads = {
+        part: _loaded(graph, slot, ref, "delta" if part == "shared" else _SPACES.get(part, "part"), compute)
+        for slot, (part, ref) in enumerate(stored.items(), start=1)
+    }
+    shared, origin = loads.pop("shared", None), cast(start, dtype=compute)
+    try:
+        made = rebuilt(origin, shared, loads)
+    except SpaceError as error:
+        what = f"what is stored of {backbone.name} does not fit its shape {list(backbone.shape)}: {error}"
+        raise InputError("E642", what, "do the files belong to one artifact?") from None
+    return rewrite(cast(start if made is origin else made, dtype=dtype or backbone.dtype))
+
+
+def _loaded(graph: Graph, slot: int, ref: TensorRef, space: Space, compute: str) -> Node:
+    node = load(graph, slot, TensorType(ref.shape, ref.dtype, space))
+    return cast(node, dtype=compute) if ref.dtype in FLOATS else node
+
+
+def _plan(files: ArtifactFiles, task: str, lowered: list[Lowered], graph: Graph, options: Options) -> Plan:
+    roots = {one.root.index: one.root for one in lowered}
+    kinds = [make_kind(root, graph.nodes) for root in roots.values()]
+    numbers = {index: number for number, index in enumerate(roots)}
+    outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes)
+    recipe = files.folder / RECIPE_NAME
+    return Plan(
+        name=f"{files.folder.resolve().name}-{task}",
+        method=f"{files.manifest.method}, task {task}",
+        recipe_text=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
+        models=(ModelUse("artifact", str(files.folder), str(files.folder)),),
+        files=_source_files(files, lowered),
+        nodes=tuple(graph.nodes),
+        kinds=tuple(kinds),
+        outputs=tuple(outputs),
+        shards=tuple(shards),
+        side_files=_side_files(files, task, outputs, shards),
+        memory=promise_memory(kinds, outputs, options.workers, options.limit_bytes),
+        allow_nonfinite=options.allow_nonfinite,
+    )
+
+
+def _source_files(files: ArtifactFiles, lowered: Sequence[Lowered]) -> tuple[SourceFile, ...]:
+    used = {ref.file for one in lowered for ref in one.sources}
+    present = (*files.backbone.files, *files.files)
+    return tuple(SourceFile(file.path, file.file_bytes, file.header_bytes) for file in present if file.path in used)
+
+
+def _side_files(
+    files: ArtifactFiles, task: str, outputs: Sequence[Output], shards: Sequence[Shard]
+) -> tuple[SideFile, ...]:
+    """What lies beside the backbone, with the config's dtype and a card of the task's own."""
+    found = [SideFile(name, source=path) for name, path in files.backbone.side_files.items()]
+    if files.backbone.config is not None:
+        found.append(SideFile("config.json", text=json_text(config_with_dtype(files.backbone.config, outputs))))
+    if len(shards) > 1:
+        found.append(SideFile(INDEX_NAME, text=index_text(outputs, shards)))
+    found.append(SideFile("README.md", text=_card(files, task)))
+    return tuple(sorted(found, key=lambda file: file.name))
+
+
+def _card(files: ArtifactFiles, task: str) -> str:
+    return (
+        "---\nlibrary_name: transformers\ntags:\n- mergec\n- merge\n---\n\n"
+        f"# {task}\n\nThe task `{task}` of a merge artifact, made dense by mergec.\n\n"
+        f"Method: {files.manifest.method}\n\nRule: `{files.manifest.rule}`\n"
+    )

@@ -1,0 +1,127 @@
+"""What every method that makes an artifact owes its user: each task's tensors are the formula's, for any tiling."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import artifacts
+import numpy as np
+import oracle
+import pytest
+import torch
+from artifacts import TASKS
+from checkpoints import contents
+from safetensors.torch import load_file
+
+import mergec
+from mergec.compiler.materialize import compile_task
+from mergec.ops.registry import methods
+
+ALL = sorted(name for name, one in methods().items() if one.makes_artifact)
+# A value for every parameter of any method, in none of its defaults; lists have one per task.
+VALUES: dict[str, Any] = {"mask_lambda": [0.5, 0.4, 0.7]}
+# ... and one that must give another result.
+OTHER: dict[str, Any] = {"mask_lambda": [0.5, 0.4, 0.1]}
+
+
+def settings(name: str, **changed: Any) -> dict[str, Any]:
+    """The recipe's `parameters` and the models' own."""
+    values = {key: value for key, value in (VALUES | changed).items() if key in methods()[name].parameters}
+    own = {
+        task: {key: value[number] for key, value in values.items() if isinstance(value, list)}
+        for number, task in enumerate(TASKS)
+    }
+    return {"parameters": {k: v for k, v in values.items() if not isinstance(v, list)}, "own": own}
+
+
+def expected(name: str, tensors: dict[str, Any], tensor: str, task: int, **changed: Any) -> torch.Tensor:
+    base, *models = (state[tensor].double().numpy() for state in tensors.values())
+    values = {key: value for key, value in (VALUES | changed).items() if key in methods()[name].parameters}
+    return torch.from_numpy(np.asarray(oracle.ARTIFACTS[name](base, models, task, **values, tensor=tensor)))
+
+
+def test_the_oracle_knows_every_method() -> None:
+    assert set(oracle.ARTIFACTS) == set(ALL)
+    assert {p for name in ALL for p in methods()[name].parameters} == set(VALUES) == set(OTHER)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_each_task_is_the_formula_in_float64(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    tensors = artifacts.states(dtype)
+    folder = artifacts.make(tmp_path, name, tensors, **settings(name))
+    unit = {torch.float64: 1e-12, torch.float32: 4e-6, torch.bfloat16: 2**-7}[dtype]
+    for number, task in enumerate(TASKS):
+        found = artifacts.dense(folder, task)
+        assert found.keys() == tensors["base"].keys()
+        for tensor, value in found.items():
+            exact = expected(name, tensors, tensor, number)
+            assert (value.dtype, value.shape) == (dtype, exact.shape)
+            assert (value.double() - exact).abs().max() <= unit * (1 + exact.abs().max()), (task, tensor)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bytes_do_not_depend_on_tiles_workers_and_shards(name: str, tmp_path: Path) -> None:
+    recipe = artifacts.write_recipe(tmp_path, name, artifacts.states(), **settings(name))
+    plan = mergec.compile(recipe)
+    plan.run(tmp_path / "once", device="cpu")
+    for tile, workers in ((8, 3), (24, 1)):
+        memory = dataclasses.replace(plan.memory, tile=tile, workers=workers)
+        dataclasses.replace(plan, memory=memory).run(tmp_path / "again", device="cpu")
+        assert contents(tmp_path / "again") == contents(tmp_path / "once")
+        shutil.rmtree(tmp_path / "again")
+    mergec.compile(recipe, shard_bytes=500).run(tmp_path / "shards", device="cpu")
+    parts = {name: data for name, data in contents(tmp_path / "once").items() if "/" in name}
+    assert parts.items() <= contents(tmp_path / "shards").items()
+    dense, once = compile_task(tmp_path / "shards", "b"), artifacts.dense(tmp_path / "once", "b")
+    mergec.api.adopt(dataclasses.replace(dense, memory=dataclasses.replace(dense.memory, tile=8))).run(
+        tmp_path / "dense"
+    )
+    written = load_file(tmp_path / "dense" / "model.safetensors")
+    assert all(torch.equal(written[key], once[key]) for key in once)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_plan_survives_json(name: str, tmp_path: Path) -> None:
+    plan = mergec.compile(artifacts.write_recipe(tmp_path, name, artifacts.states(), **settings(name)))
+    assert mergec.api.adopt(mergec.Plan.from_json(plan.to_json())) == plan
+
+
+@pytest.mark.parametrize(("name", "parameter"), [(n, p) for n in ALL for p in methods()[n].parameters])
+def test_every_parameter_reaches_the_result(name: str, parameter: str, tmp_path: Path) -> None:
+    tensors, changed = artifacts.states(), {parameter: OTHER[parameter]}
+    before = artifacts.make(tmp_path / "before", name, tensors, **settings(name))
+    after = artifacts.make(tmp_path / "after", name, tensors, **settings(name, **changed))
+    old, new = (artifacts.dense(folder, "c") for folder in (before, after))
+    assert any(not torch.equal(old[key], new[key]) for key in old)
+    for tensor, value in new.items():
+        exact = expected(name, tensors, tensor, 2, **changed)
+        assert (value.double() - exact).abs().max() <= 4e-6 * (1 + exact.abs().max()), tensor
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_tasks_without_a_change_stay_finite(name: str, tmp_path: Path) -> None:
+    """0 / 0 has a defined answer everywhere: one task, and all of them, equal to the base."""
+    tensors = artifacts.states()
+    for number, still in enumerate([("b",), TASKS]):
+        same = {label: tensors["base"] if label in still else state for label, state in tensors.items()}
+        folder = artifacts.make(tmp_path / str(number), name, same, **settings(name))
+        for task in TASKS:
+            found = artifacts.dense(folder, task)
+            assert all(value.isfinite().all() for value in found.values())
+            if len(still) == 3:
+                assert all(torch.equal(value, tensors["base"][key]) for key, value in found.items())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_integers_and_empty_tensors_are_the_base_s(name: str, tmp_path: Path) -> None:
+    extra = {"ids": torch.tensor([1, 2**53 + 1]), "none": torch.zeros(0, 3)}
+    tensors = {label: {**state, **extra} for label, state in artifacts.states().items()}
+    folder = artifacts.make(tmp_path, name, tensors, **settings(name))
+    for task in TASKS:
+        found = artifacts.dense(folder, task)
+        assert torch.equal(found["ids"], extra["ids"])
+        assert found["none"].shape == (0, 3)
