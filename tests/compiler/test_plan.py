@@ -223,7 +223,7 @@ def test_plan_does_not_depend_on_the_order_of_sets(compiled: Any, tmp_path: Path
 
 def test_every_input_tensor_is_in_the_result(compiled: Any) -> None:
     for method in RECIPES:
-        assert {output.name: output.shape for output in compiled(method).outputs} == SHAPES
+        assert {one.name: one.shape for one in compiled(method).outputs if not one.is_part} == SHAPES
 
 
 def test_a_tied_model_gains_no_head(tmp_path: Path, family: Callable[..., Any]) -> None:
