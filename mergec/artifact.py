@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mergec.compiler.materialize import compile_task
 from mergec.execute.evaluate import evaluate
+from mergec.execute.work import one_thread
 from mergec.graph import Output, Plan
 from mergec.io.artifact import open_artifact
 from mergec.io.reader import Reader
@@ -55,7 +56,8 @@ class TaskTensors(Mapping[str, "Tensor"]):
 
     def __getitem__(self, name: str) -> Tensor:
         output = self._outputs[name]
-        with Reader((source.path, source.file_bytes) for source in self._plan.files) as reader:
+        files = ((source.path, source.file_bytes) for source in self._plan.files)
+        with Reader(files) as reader, one_thread(self._plan):  # as a run does, so that matrix products are equal
             return _made(self._plan, output, reader)
 
 

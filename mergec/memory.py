@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from mergec.compiler.inventory import Model, line_up
-from mergec.compiler.lower import lower
+from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.schedule import LARGEST_TILE, make_kind
 from mergec.errors import Place, Problem, RecipeError
 from mergec.execute.evaluate import evaluate
 from mergec.graph import Kind, Node, TensorType
+from mergec.io.artifact import part_name
 from mergec.io.checkpoint import Checkpoint
 from mergec.io.tensors import CODE_OF, TensorRef
 from mergec.recipe.bind import bind
@@ -53,8 +55,19 @@ def merge_tensors(
     for one in lowered:
         kind = kinds[one.root.index]
         sources = {slot: dicts[ref.file][ref.name] for slot, ref in zip(kind.slots, one.sources, strict=True)}
-        result[one.name] = _evaluated(one.tensor or one.name, one.root.type, kind, graph.nodes, sources)
+        made = _evaluated(one.tensor or one.name, one.root.type, kind, graph.nodes, sources)
+        result |= _pieces(one, made) if len(one.entries) > 1 else {one.name: made}
     return result
+
+
+def _pieces(one: Lowered, made: Tensor) -> dict[str, Tensor]:
+    """A part that is stored as several tensors, such as factors."""
+    import torch
+
+    sizes = [prod(shape) for _, shape in one.entries]
+    names = [part_name(one.file, one.tensor, entry.rpartition(".")[2]) for entry, _ in one.entries]
+    shaped = zip(torch.split(made, sizes), one.entries, strict=True)
+    return dict(zip(names, (piece.view(shape) for piece, (_, shape) in shaped), strict=True))
 
 
 def _document(

@@ -264,5 +264,124 @@ def tall_mask(base: Array, models: list[Array], task: int, *, mask_lambda: Seque
     return base + np.where(np.abs(deltas[task]) > mask_lambda[task] * np.abs(joint - deltas[task]), joint, 0)
 
 
-ARTIFACTS: dict[str, Callable[..., Array]] = {"tall_mask": tall_mask}
-"""The dense tensor of one task, numbered from 0."""
+def randes(
+    base: Array, models: list[Array], task: int, *, lambda_: float = 1.0, tensor: str = "w", seed: int = 0, **_: Any
+) -> Array:
+    width = base.shape[-1] if base.ndim else 1
+    keys = [stream_key(seed, "randes.1", tensor, slot) for slot in range(len(models))]
+    signs = [np.where(draws(width, key) < LEVELS // 2, 1.0, -1.0) for key in keys]
+    rows = [(model - base).reshape(-1, width) * sign for model, sign in zip(models, signs, strict=True)]
+    joint = sum(rows, start=np.zeros_like(rows[0]))
+    return base + lambda_ * (joint * signs[task]).reshape(base.shape)
+
+
+def emr_parts(deltas: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """The unified delta and each task's mask."""
+    sign = np.where(sum(deltas, start=np.zeros_like(deltas[0])) > 0, 1.0, -1.0)
+    masks = [delta * sign > 0 for delta in deltas]
+    largest = np.max([np.where(mask, np.abs(delta), 0) for delta, mask in zip(deltas, masks, strict=True)], axis=0)
+    return sign * largest, masks
+
+
+def emr_scale(tensors: Sequence[Sequence[Array]], task: int, weighting: str) -> float:
+    """A task's scale, from the deltas of all tensors of the model."""
+    over = under = 0.0
+    for deltas in tensors:
+        unified, masks = emr_parts(deltas)
+        share = 1 / max(1, unified.size) if weighting == "tensors" else 1.0
+        over += share * float(np.abs(deltas[task]).sum())
+        under += share * float(np.abs(unified * masks[task]).sum())
+    return over / under if under else 1.0
+
+
+def emr(
+    base: Array,
+    models: list[Array],
+    task: int,
+    *,
+    whole: Sequence[Sequence[Array]],
+    rescale_weighting: str = "elements",
+    **_: Any,
+) -> Array:
+    unified, masks = emr_parts([model - base for model in models])
+    return base + emr_scale(_deltas_of(whole), task, rescale_weighting) * unified * masks[task]
+
+
+def _deltas_of(whole: Sequence[Sequence[Array]]) -> list[list[Array]]:
+    """Deltas by tensor, from (base, models ...) by tensor."""
+    return [[model - base for model in models] for base, *models in whole]
+
+
+def twin(
+    base: Array,
+    models: list[Array],
+    task: int,
+    *,
+    weight: Sequence[float],
+    lambda_: float,
+    rank: int | str = "auto",
+    rank_ratio: float = 0.1,
+    as_matrix: bool = True,
+    vectors: str = "whole",
+    **_: Any,
+) -> Array:
+    shared = base + lambda_ * sum((w * (m - base) for w, m in zip(weight, models, strict=True)), np.zeros_like(base))
+    rest = models[task] - shared
+    if base.ndim != 2 or not as_matrix:
+        return shared + (rest if vectors == "whole" else 0)
+    left, values, right = np.linalg.svd(rest, full_matrices=False)
+    kept = min(len(values), int(rank_ratio * len(values)) if isinstance(rank, str) else rank)
+    return shared + (left[:, :kept] * values[:kept]) @ right[:kept]
+
+
+def top(delta: Array, keep: float, per: str) -> Array:
+    """The largest entries of each row, or of the tensor."""
+    rows = delta.reshape(1 if per == "tensor" else -1, delta.shape[-1] if per == "rows" and delta.ndim else delta.size)
+    if per == "rows" and not delta.ndim:
+        rows = delta.reshape(1, 1)
+    return np.stack([only(row, ranking(row)[: int(keep * row.size)]) for row in rows]).reshape(delta.shape)
+
+
+def free(
+    base: Array,
+    models: list[Array],
+    task: int,
+    *,
+    whole: Sequence[Sequence[Array]],
+    weight: Sequence[float],
+    filter: str = "clean",
+    cutoff: float,
+    as_matrix: bool = True,
+    lambda_: float = 1.0,
+    keep: float,
+    keep_per: str = "rows",
+    expert_scale: float | str = "auto",
+    combine: str = "add",
+    **_: Any,
+) -> Array:
+    import oracle_matrix
+
+    def passed(delta: Array) -> Array:
+        if delta.ndim != 2 or not as_matrix:
+            return delta
+        return np.asarray(oracle_matrix.high_pass(delta, filter, cutoff))
+
+    deltas = [model - base for model in models]
+    merged = lambda_ * sum((w * passed(d) for w, d in zip(weight, deltas, strict=True)), np.zeros_like(base))
+    if expert_scale == "auto":
+        every = [tensor[task] for tensor in _deltas_of(whole)]
+        over = sum(float(np.abs(top(one, keep, keep_per)).mean()) for one in every)
+        under = sum(float(np.abs(passed(one)).mean()) for one in every)
+        expert_scale = -math.log10(keep) / keep * over / under if under else 1.0
+    kept = top(deltas[task], keep, keep_per)
+    return base + float(expert_scale) * kept + np.where((kept != 0) & (combine == "replace"), 0, merged)
+
+
+ARTIFACTS: dict[str, Callable[..., Array]] = {
+    "emr": emr,
+    "free": free,
+    "randes": randes,
+    "tall_mask": tall_mask,
+    "twin": twin,
+}
+"""The dense tensor of one task, numbered from 0; `whole` has (base, models ...) of every tensor of the model."""

@@ -189,8 +189,7 @@ class _Lowering:
 
     def _root(self, file: str, part: str, node: Node, dtype: str) -> _Root:
         """A node in the dtype it is stored in: that of the result for floats, but for a part's numbers."""
-        is_number = node.type.space == "part" and node.type.shape == ()
-        if node.type.dtype in FLOATS and not is_number:
+        if node.type.dtype in FLOATS and part not in ("scale", "ratio"):
             node = cast(node, dtype=dtype)
         root = rewrite(self._exact(node))
         slots = tuple(sorted(one.attr("slot") for one in walk(root) if one.op == "load"))

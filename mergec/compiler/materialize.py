@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,36 +13,38 @@ from mergec.compiler.schedule import lay_out, make_kind, promise_memory
 from mergec.compiler.sidefiles import RECIPE_NAME, config_with_dtype, index_text, json_text
 from mergec.errors import InputError, did_you_mean
 from mergec.graph import Graph, ModelUse, Node, Output, Plan, SourceFile, Space, TensorType, walk
-from mergec.io.artifact import ArtifactFiles, open_artifact
+from mergec.io.artifact import ArtifactFiles, open_artifact, ratio_sums
 from mergec.io.checkpoint import INDEX_NAME
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import FLOATS, TensorRef
-from mergec.ops.artifact import PARTS, rebuilt
+from mergec.ops.artifact import PARTS
 from mergec.ops.basic import cast, load
 from mergec.ops.op import SpaceError
+from mergec.ops.rebuild import rebuilt
 
-_SPACES: Mapping[str, Space] = {"mask": "bits", "delta": "delta"}
+_SPACES: Mapping[str, Space] = {"mask": "bits", "delta": "delta", "shared": "delta"}
 
 
 def compile_task(folder: str | Path, task: str, dtype: str | None = None, options: Options | None = None) -> Plan:
     """The plan of one task's dense model. `dtype` is what floats are stored as; left out: as in the backbone.
 
-    Reads headers only. Raises InputError for a folder that is no artifact (E640), a task it does not have (E641),
-    and parts that do not fit the backbone (E642).
+    Reads headers, and the ratios that a scale is made of. Raises InputError for a folder that is no artifact (E640),
+    a task it does not have (E641), and parts that do not fit the backbone (E642).
     """
     files = open_artifact(Path(folder))
     parts = _by_tensor(files, task)
+    scale, warnings = _scale(task, parts)
     graph, roots = Graph(), dict[object, Node]()
     lowered = []
     for name, backbone in files.backbone.tensors.items():
         stored = parts.get(name, {})
         key = (backbone.dtype, backbone.shape, *((part, ref.dtype, ref.shape) for part, ref in stored.items()))
         if key not in roots:
-            roots[key] = _dense(graph, backbone, stored, dtype)
+            roots[key] = _dense(graph, backbone, stored, dtype, scale)
         refs = [backbone, *stored.values()]
         slots = sorted(node.attr("slot") for node in walk(roots[key]) if node.op == "load")
         lowered.append(Lowered(name, roots[key], tuple(refs[slot] for slot in slots)))
-    return _plan(files, task, lowered, graph, options or Options())
+    return dataclasses.replace(_plan(files, task, lowered, graph, options or Options()), warnings=warnings)
 
 
 def _by_tensor(files: ArtifactFiles, task: str) -> dict[str, dict[str, TensorRef]]:
@@ -59,19 +62,33 @@ def _by_tensor(files: ArtifactFiles, task: str) -> dict[str, dict[str, TensorRef
     return found
 
 
-def _dense(graph: Graph, backbone: TensorRef, stored: Mapping[str, TensorRef], dtype: str | None) -> Node:
+def _scale(task: str, parts: Mapping[str, Mapping[str, TensorRef]]) -> tuple[float | None, tuple[str, ...]]:
+    """The task's scale from the ratios of its tensors, None if it has none; 1 and a warning for 0 / 0."""
+    refs = [stored["ratio"] for stored in parts.values() if "ratio" in stored]
+    if not refs:
+        return None, ()
+    over, under = ratio_sums(refs)
+    if under > 0:
+        return over / under, ()
+    code, what = "W640", f"the task '{task}' changes nothing that could be scaled; its scale 0 / 0 counts as 1"
+    return 1.0, (f"warning[{code}]: {what}",)
+
+
+def _dense(
+    graph: Graph, backbone: TensorRef, stored: Mapping[str, TensorRef], dtype: str | None, scale: float | None
+) -> Node:
     """The graph of a task's tensor: slot 0 is the backbone's, the others what is stored, in order."""
     start = load(graph, 0, TensorType(backbone.shape, backbone.dtype, "weight"))
     if backbone.dtype not in FLOATS:
         return start
     compute = "float64" if backbone.dtype == "float64" else "float32"
     loads = {
-        part: _loaded(graph, slot, ref, "delta" if part == "shared" else _SPACES.get(part, "part"), compute)
+        part: _loaded(graph, slot, ref, _SPACES.get(part, "part"), compute)
         for slot, (part, ref) in enumerate(stored.items(), start=1)
     }
     shared, origin = loads.pop("shared", None), cast(start, dtype=compute)
     try:
-        made = rebuilt(origin, shared, loads)
+        made = rebuilt(origin, shared, loads, scale)
     except SpaceError as error:
         what = f"what is stored of {backbone.name} does not fit its shape {list(backbone.shape)}: {error}"
         raise InputError("E642", what, "do the files belong to one artifact?") from None

@@ -55,7 +55,7 @@ def work(
     ordered = sorted(outputs, key=lambda output: _reading_place(plan, output))
     tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
     crew = _Crew(plan, staging, report, finished)
-    with Reader((source.path, source.file_bytes) for source in plan.files) as reader, _torch_threads(plan):
+    with Reader((source.path, source.file_bytes) for source in plan.files) as reader, one_thread(plan):
         threads = [
             threading.Thread(target=crew.work, args=(tasks, reader, device), name=f"worker-{number}", daemon=True)
             for number in range(min(plan.memory.workers, max(1, len(ordered))))
@@ -83,7 +83,7 @@ def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
 
 
 @contextmanager
-def _torch_threads(plan: Plan) -> Iterator[None]:
+def one_thread(plan: Plan) -> Iterator[None]:
     """One thread for each worker: torch's own would wait for each other at every tile, long on a busy machine."""
     if not _computes(plan):
         yield
@@ -239,6 +239,8 @@ class _Task:
     def _emit(self, start: int, tile: Tensor) -> None:
         import torch
 
+        if not tile.numel():  # nothing of this tile was kept
+            return
         item_bytes = tile.dtype.itemsize
         size = tile.numel() * item_bytes
         if len(self._result) < size:

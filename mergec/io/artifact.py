@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,16 @@ def _inside(value: Any) -> str | None:
     if value is not None and (not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts):
         raise ValueError(f"found {value!r}, expected a file inside the folder")
     return value
+
+
+def ratio_sums(refs: Iterable[TensorRef]) -> tuple[float, float]:
+    """The sums of the two numbers of each ratio, exact and so in any order; raises InputError (E642)."""
+    pairs = []
+    for ref in refs:
+        if (ref.dtype, ref.shape) != ("float64", (2,)):
+            raise InputError("E642", f"{ref.file} has {ref.name} as {ref.dtype}{list(ref.shape)}, expected float64[2]")
+        with open(ref.file, "rb") as stream:
+            stream.seek(ref.begin)
+            pairs.append(struct.unpack("<2d", stream.read(16)))
+    over, under = zip(*pairs, strict=True)
+    return math.fsum(over), math.fsum(under)

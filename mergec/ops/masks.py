@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mergec.graph import Node
 from mergec.ops.elect import total
-from mergec.ops.op import op
+from mergec.ops.op import Tile, op
+from mergec.ops.trim import cut, ranked_before
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,3 +50,26 @@ def agrees(delta: Tensor, *deltas: Tensor) -> Tensor:
     import torch
 
     return torch.where(total(deltas) > 0, delta > 0, delta < 0)
+
+
+@op("row", "delta -> mask", scratch_bytes=28)
+def keep_rows(delta: Tensor, *, count: int) -> Tensor:
+    """The `count` largest entries of each row by magnitude, equal ones by lowest index.
+
+    [[3, -4, 1], [2, 2, 0]] at 1 is [[false, true, false], [true, false, false]].
+    """
+    import torch
+
+    order = delta.abs().argsort(dim=-1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(delta, dtype=torch.bool).scatter_(-1, order, True)
+
+
+def keep_largest(delta: Node, count: int) -> Node:
+    """The `count` largest entries of a tensor by magnitude, equal ones by lowest index."""
+    return ranked_first(delta, cut(delta, counts=(0, count)))
+
+
+@op("map", "delta scalar -> mask", scratch_bytes=16)
+def ranked_first(delta: Tensor, cuts: tuple[float, ...], *, tile: Tile) -> Tensor:
+    """The entries that rank before the second cut."""
+    return ranked_before(delta.abs(), cuts[2], cuts[3], tile)

@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergec.graph import Node
+from mergec.graph import Attr, Node, TensorType
+from mergec.ops import random
+from mergec.ops.matrix import full
 from mergec.ops.op import SpaceError, Tile, op
+from mergec.ops.registry import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,3 +77,108 @@ def scaled(delta: Tensor, scale: Tensor) -> Tensor:
 def add(base: Tensor, delta: Tensor) -> Tensor:
     """The point a delta leads to: base + delta."""
     return base + delta
+
+
+@op("map", "scalar scalar -> part", scratch_bytes=0, gives=lambda nodes, attrs: ((2,), "float64"))
+def ratio(over: tuple[float, ...], under: tuple[float, ...], *, factors: tuple[float, float]) -> Tensor:
+    """Two numbers of a tensor, times a factor each: their sums over all tensors of a task, divided, are its scale."""
+    import torch
+
+    return torch.tensor([over[0] * factors[0], under[0] * factors[1]], dtype=torch.float64)
+
+
+def _factors(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    dtype = nodes[0].type.dtype
+    return (sum(nodes[0].type.shape) * attrs["rank"],), dtype if dtype == "float64" else "float32"
+
+
+@op("whole", "delta -> part", scratch_bytes=lambda node: 12 * node.type.item_bytes, gives=_factors)
+def factorise(delta: Tensor, *, rank: int) -> Tensor:
+    """U S, m x rank, and V, rank x n, of a matrix' SVD, one after the other: their product comes closest to it."""
+    import torch
+
+    left, values, right = torch.linalg.svd(full(delta), full_matrices=False)
+    return torch.cat([(left * values)[:, :rank].reshape(-1), right[:rank].reshape(-1)])
+
+
+def _product(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    rows, columns = attrs["shape"]
+    rank = nodes[0].type.shape[-1] if nodes[0].type.shape else 0
+    expect(nodes[0], (rows, rank))
+    expect(nodes[1], (rank, columns))
+    return (rows, columns), nodes[0].type.dtype
+
+
+@op("whole", "part part -> delta", scratch_bytes=4, gives=_product)
+def product(left: Tensor, right: Tensor, *, shape: tuple[int, ...]) -> Tensor:
+    """The m x n matrix that factors m x r and r x n stand for."""
+    return left @ right
+
+
+def _kept(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    return (attrs["count"],), nodes[0].type.dtype
+
+
+@op("map", "delta mask -> part", scratch_bytes=4, gives=_kept)
+def entries_at(delta: Tensor, mask: Tensor, *, count: int) -> Tensor:
+    """The entries a mask lets through, in order; `count` is how many there are in the whole tensor."""
+    return delta[mask]
+
+
+@op("map", "mask -> part", scratch_bytes=24, gives=lambda nodes, attrs: ((attrs["count"],), "int64"))
+def places(mask: Tensor, *, count: int, tile: Tile) -> Tensor:
+    """The flat indices of the entries a mask lets through, in order, int64."""
+    return tile.index()[mask]
+
+
+def _scattered(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    expect(nodes[1], nodes[0].type.shape)
+    return tuple(attrs["shape"]), nodes[0].type.dtype
+
+
+@op("whole", "part part -> delta", scratch_bytes=16, gives=_scattered)
+def scatter(values: Tensor, indices: Tensor, *, shape: tuple[int, ...]) -> Tensor:
+    """A delta with values at flat indices and zeros elsewhere."""
+    return values.new_zeros(math.prod(shape)).scatter_(0, indices.long(), values)
+
+
+@op("map", "delta delta -> delta", scratch_bytes=0)
+def less(delta: Tensor, other: Tensor) -> Tensor:
+    """One delta without another."""
+    return delta - other
+
+
+def column_signs(like: Node, slot: int, draw: Draw) -> Node:
+    """Packed signs for the columns of a tensor, one bit each, plus for 1: a function of seed, tensor name and slot."""
+    attrs: dict[str, Attr] = {"width": like.type.row, "seed": draw.seed, "stream": draw.stream, "slot": slot}
+    kind = TensorType((math.ceil(like.type.row / 8),), "uint8", "part")
+    return like.graph.node("sign_bits", (), attrs, kind, "whole")
+
+
+@op("whole", "-> part", scratch_bytes=32)
+def sign_bits(*, width: int, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+    """The signs of the columns of a tensor, packed like a mask."""
+    packed: Tensor = pack.kernel(_plus(width, seed, stream, slot, tile))
+    return packed
+
+
+@op("map", "delta -> delta", scratch_bytes=16)
+def flip_random(delta: Tensor, *, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+    """A delta times the signs of its columns."""
+    return _flipped(delta, _plus(tile.row, seed, stream, slot, tile), tile)
+
+
+@op("map", "delta part -> delta", scratch_bytes=16)
+def flip(delta: Tensor, signs: Tensor, *, tile: Tile) -> Tensor:
+    """A delta times the signs of its columns, which are stored beside it."""
+    return _flipped(delta, unpacked(signs, tile.row), tile)
+
+
+def _plus(width: int, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+    return random.uniform(0, width, random.key(seed, stream, tile.name, slot), tile.device) < random.LEVELS // 2
+
+
+def _flipped(delta: Tensor, plus: Tensor, tile: Tile) -> Tensor:
+    import torch
+
+    return torch.where(plus[tile.index() % tile.row], delta, -delta)

@@ -182,13 +182,13 @@ def trim(delta: Tensor, cuts: tuple[float, ...], *, tile: Tile) -> Tensor:
     """Keep the entries ranked from the first cut to the second, set the others to zero."""
     low_magnitude, low_last, high_magnitude, high_last = cuts
     magnitude = delta.abs()
-    kept = _ranked_before(magnitude, high_magnitude, high_last, tile)
+    kept = ranked_before(magnitude, high_magnitude, high_last, tile)
     if low_magnitude != float("inf"):
-        kept &= ~_ranked_before(magnitude, low_magnitude, low_last, tile)
+        kept &= ~ranked_before(magnitude, low_magnitude, low_last, tile)
     return delta.masked_fill(~kept, 0)
 
 
-def _ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile) -> Tensor:
+def ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile) -> Tensor:
     if last >= tile.stop:
         return magnitude >= threshold
     if last < tile.start:

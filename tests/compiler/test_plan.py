@@ -42,6 +42,10 @@ parameters:
     - {filter: mlp, value: [1, 0.5, 0]}
     - {value: 0.5}
 """,
+    "emr": BASED,
+    "free": BASED + "parameters: {keep: 0.1, combine: replace}",
+    "randes": BASED + "seed: 7",
+    "twin": BASED + "parameters: {rank: 2, lambda: 0.3}",
     "tall_mask": BASED + "parameters: {mask_lambda: 0.5}",
     "task_arithmetic": BASED + "parameters: {weight: [{filter: lm_head, value: 0}, {value: 0.4}], normalize: true}",
     "ties": BASED + "parameters: {weight: 0.5, density: 0.5}",

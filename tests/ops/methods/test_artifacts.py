@@ -22,14 +22,50 @@ from mergec.ops.registry import methods
 
 ALL = sorted(name for name, one in methods().items() if one.makes_artifact)
 # A value for every parameter of any method, in none of its defaults; lists have one per task.
-VALUES: dict[str, Any] = {"mask_lambda": [0.5, 0.4, 0.7]}
+VALUES: dict[str, Any] = {
+    "mask_lambda": [0.5, 0.4, 0.7],
+    "rescale_weighting": "tensors",
+    "weight": [0.7313, 0.4517, 0.2891],
+    "rank": 3,
+    "rank_ratio": 0.5,
+    "as_matrix": True,
+    "vectors": "whole",
+    "lambda": 0.7,
+    "filter": "clean",
+    "cutoff": 0.3,
+    "keep": 0.3,
+    "keep_per": "tensor",
+    "expert_scale": 2.0,
+    "combine": "replace",
+}
 # ... and one that must give another result.
-OTHER: dict[str, Any] = {"mask_lambda": [0.5, 0.4, 0.1]}
+OTHER: dict[str, Any] = {
+    "mask_lambda": [0.5, 0.4, 0.1],
+    "rescale_weighting": "elements",
+    "weight": [0.7313, 0.4517, 0.6],
+    "rank": 1,
+    "rank_ratio": 0.3,
+    "as_matrix": False,
+    "vectors": "merged",
+    "lambda": 0.8,
+    "filter": "reference",
+    "cutoff": 0.6,
+    "keep": 0.6,
+    "keep_per": "rows",
+    "expert_scale": "auto",
+    "combine": "add",
+}
+BESIDE: dict[str, Any] = {"rank_ratio": {"rank": "auto"}}
+"""What a parameter needs beside it to have an effect."""
 
 
-def settings(name: str, **changed: Any) -> dict[str, Any]:
+def values_of(name: str, changed: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in (VALUES | changed).items() if key in methods()[name].parameters}
+
+
+def settings(name: str, changed: dict[str, Any] | None = None) -> dict[str, Any]:
     """The recipe's `parameters` and the models' own."""
-    values = {key: value for key, value in (VALUES | changed).items() if key in methods()[name].parameters}
+    values = values_of(name, changed or {})
     own = {
         task: {key: value[number] for key, value in values.items() if isinstance(value, list)}
         for number, task in enumerate(TASKS)
@@ -37,10 +73,16 @@ def settings(name: str, **changed: Any) -> dict[str, Any]:
     return {"parameters": {k: v for k, v in values.items() if not isinstance(v, list)}, "own": own}
 
 
-def expected(name: str, tensors: dict[str, Any], tensor: str, task: int, **changed: Any) -> torch.Tensor:
+def expected(
+    name: str, tensors: dict[str, Any], tensor: str, task: int, changed: dict[str, Any] | None = None
+) -> torch.Tensor:
+    whole = [[state[key].double().numpy() for state in tensors.values()] for key in artifacts.SHAPES]
     base, *models = (state[tensor].double().numpy() for state in tensors.values())
-    values = {key: value for key, value in (VALUES | changed).items() if key in methods()[name].parameters}
-    return torch.from_numpy(np.asarray(oracle.ARTIFACTS[name](base, models, task, **values, tensor=tensor)))
+    parameters = methods()[name].parameters
+    values = {parameters[key].argument: value for key, value in values_of(name, changed or {}).items()}
+    return torch.from_numpy(
+        np.asarray(oracle.ARTIFACTS[name](base, models, task, **values, tensor=tensor, whole=whole))
+    )
 
 
 def test_the_oracle_knows_every_method() -> None:
@@ -92,13 +134,14 @@ def test_a_plan_survives_json(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "parameter"), [(n, p) for n in ALL for p in methods()[n].parameters])
 def test_every_parameter_reaches_the_result(name: str, parameter: str, tmp_path: Path) -> None:
-    tensors, changed = artifacts.states(), {parameter: OTHER[parameter]}
-    before = artifacts.make(tmp_path / "before", name, tensors, **settings(name))
-    after = artifacts.make(tmp_path / "after", name, tensors, **settings(name, **changed))
+    beside = BESIDE.get(parameter, {})
+    tensors, changed = artifacts.states(), {**beside, parameter: OTHER[parameter]}
+    before = artifacts.make(tmp_path / "before", name, tensors, **settings(name, beside))
+    after = artifacts.make(tmp_path / "after", name, tensors, **settings(name, changed))
     old, new = (artifacts.dense(folder, "c") for folder in (before, after))
     assert any(not torch.equal(old[key], new[key]) for key in old)
     for tensor, value in new.items():
-        exact = expected(name, tensors, tensor, 2, **changed)
+        exact = expected(name, tensors, tensor, 2, changed)
         assert (value.double() - exact).abs().max() <= 4e-6 * (1 + exact.abs().max()), tensor
 
 
