@@ -63,4 +63,89 @@ def fr(
     return merged_vectors(base, deltas, lambda_, vectors, consensus)
 
 
-MATRIX_METHODS: dict[str, Callable[..., Any]] = {"fr": fr}
+# -------------------------------------------------------------------------------------- singular values
+
+
+def factors(matrix: Array, scale: float | None = None) -> tuple[Array, Array, Array]:
+    """Singular vectors and values that are not rounding errors of float32, which the merge is computed in."""
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    largest = s.max(initial=0) if scale is None else scale
+    kept = s > 1e-6 * largest
+    return u[:, kept], s[kept], v[kept]
+
+
+def polar(matrix: Array) -> Array:
+    """M (M^T M)^(-1/2) by the pseudo-inverse of the root of the Gram matrix, of the smaller side."""
+    if matrix.shape[0] < matrix.shape[1]:
+        return polar(matrix.T).T
+    values, vectors = np.linalg.eigh(matrix.T @ matrix)
+    roots = np.array([value**-0.5 if value > 1e-10 else 0.0 for value in values])
+    return np.asarray(matrix @ ((vectors * roots) @ vectors.T))
+
+
+def stacked(parts: list[tuple[Array, Array, Array]], ranks: list[int]) -> tuple[Array, Array, Array]:
+    pairs = list(zip(parts, ranks, strict=True))
+    return (
+        np.concatenate([u[:, :r] for (u, _, _), r in pairs], axis=1),
+        np.concatenate([s[:r] for (_, s, _), r in pairs]),
+        np.concatenate([v[:r] for (_, _, v), r in pairs]),
+    )
+
+
+def share_of(matrix: Array, ratio: float | str, models: int) -> int:
+    return int(min(matrix.shape) * (1 / models if ratio == "equal" else float(ratio)))
+
+
+def tsv_matrix(deltas: list[Array], rank_ratio: float | str = "equal") -> Array:
+    rank = share_of(deltas[0], rank_ratio, len(deltas))
+    u, s, v = stacked([factors(delta) for delta in deltas], [rank] * len(deltas))
+    return polar(u) @ np.diag(s) @ polar(v)
+
+
+def iso_c_matrix(deltas: list[Array], rank_ratio: float | str = 1.0) -> Array:
+    rank = share_of(deltas[0], rank_ratio, len(deltas))
+    total = np.zeros_like(deltas[0])
+    for delta in deltas:
+        u, s, v = factors(delta)
+        total += u[:, :rank] @ np.diag(s[:rank]) @ v[:rank]
+    u, s, v = factors(total)
+    return u @ v * (s.mean() if s.size else 0.0)
+
+
+def iso_cts_matrix(deltas: list[Array], common_share: float = 0.8) -> Array:
+    least, count = min(deltas[0].shape), len(deltas)
+    own = min(round((least - int(least * common_share)) / count), least // count)
+    common = factors(np.sum(deltas, axis=0))
+    space = common[0][:, : least - count * own]
+    rest = [factors(delta - space @ space.T @ delta, float(np.linalg.norm(delta))) for delta in deltas]
+    u, s, v = stacked([*rest, common], [own] * count + [least - count * own])
+    return polar(u) @ polar(v) * (s.mean() if s.size else 0.0)
+
+
+def by_matrix(merge: Callable[..., Array]) -> Callable[..., Array]:
+    """A method that merges weighted deltas of matrices by a function and other tensors as vectors."""
+
+    def merged(
+        base: Array,
+        models: list[Array],
+        *,
+        weight: list[float] | None = None,
+        as_matrix: bool = True,
+        vectors: str = "mean",
+        lambda_: float = 1.0,
+        **own: Any,
+    ) -> Array:
+        deltas = [share * (model - base) for share, model in zip(weight or [1.0] * len(models), models, strict=True)]
+        if base.ndim == 2 and as_matrix:
+            return base + lambda_ * merge(deltas, **own) if base.size else base
+        return merged_vectors(base, deltas, lambda_, vectors)
+
+    return merged
+
+
+MATRIX_METHODS: dict[str, Callable[..., Any]] = {
+    "fr": fr,
+    "tsv": by_matrix(tsv_matrix),
+    "iso_c": by_matrix(iso_c_matrix),
+    "iso_cts": by_matrix(iso_cts_matrix),
+}

@@ -72,6 +72,8 @@ def is_zero(node: Node) -> bool:
         return bool(low == high)
     if node.op == "drop" and node.attr("density") == 0:
         return True
+    if node.op.startswith("merge_"):
+        return all(map(is_zero, node.inputs))
     return node.op in ("weigh", "rescale_l1", "rescale_by", "rescale_ranked", "fourier_filter") and is_zero(
         node.inputs[0]
     )

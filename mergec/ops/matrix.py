@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from mergec.graph import Node
-from mergec.ops.fuse import fuse_consensus
+from mergec.ops.basic import diff, weigh
+from mergec.ops.fuse import fuse_consensus, fuse_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,23 @@ def fuse_vectors(
     if vectors == "base":
         return base
     return fuse_consensus(base, deltas, weight, factor / len(deltas) if vectors == "mean" else factor, consensus)
+
+
+def fuse_matrices(
+    base: Node,
+    models: Sequence[Node],
+    weight: Sequence[float],
+    factor: float,
+    as_matrix: bool,
+    vectors: str,
+    merge: Callable[[Sequence[Node]], Node],
+) -> Node:
+    """base + factor * what `merge` makes of the weighted deltas of matrices; other tensors by `vectors`."""
+    deltas = [diff(model, base) for model in models]
+    if not is_matrix(base, as_matrix):
+        return fuse_vectors(base, deltas, weight, factor, vectors)
+    weighed = [weigh(delta, weight=share) for delta, share in zip(deltas, weight, strict=True)]
+    return fuse_sum(base, merge(weighed), weights=(1.0,), normalize=False, factor=factor)
 
 
 def full(matrix: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ RECIPES = {
     "della_linear": BASED + "parameters: {weight: 0.3, density: 0.6, epsilon: 0.1}",
     "fr": BASED
     + "parameters: {as_matrix: [{filter: embed, value: false}, {value: true}], cutoff: 0.2, consensus: sum}",
+    "iso_c": BASED + "parameters: {weight: 0.5, lambda: 1.4}",
+    "iso_cts": BASED + "parameters: {common_share: 0.7}",
     "linear": THREE + "parameters: {weight: 1}\nout_dtype: bfloat16",
     "model_stock": BASED + "parameters: {filter_wise: true}",
     "passthrough": "models: [{model: a}]\nparameters: {scale: [{filter: o_proj, value: 0.5}, {value: 1}]}",
@@ -48,6 +50,7 @@ parameters:
     "twin": BASED + "parameters: {rank: 2, lambda: 0.3}",
     "tall_mask": BASED + "parameters: {mask_lambda: 0.5}",
     "task_arithmetic": BASED + "parameters: {weight: [{filter: lm_head, value: 0}, {value: 0.4}], normalize: true}",
+    "tsv": BASED + "parameters: {vectors: base}",
     "ties": BASED + "parameters: {weight: 0.5, density: 0.5}",
 }
 

@@ -29,6 +29,7 @@ VALUES: dict[str, Any] = {
     "scale": 0.3,
     "lambda": 1.25,
     "cutoff": 0.2,
+    "common_share": 0.6,
 }
 # ... and one that must give another result; the exception is documented to change nothing.
 OTHER: dict[str, Any] = {
@@ -46,6 +47,8 @@ OTHER: dict[str, Any] = {
     "consensus": "sum",
     "as_matrix": False,
     "vectors": "base",
+    "rank_ratio": 0.2,
+    "common_share": 0.2,
 }
 WITHOUT_EFFECT = {"int8_mask": True}
 
@@ -104,7 +107,7 @@ def assert_close(found: Tensor, exact: Tensor, tensors: list[Tensor]) -> None:
         assert not (off & ((found.double() - exact).abs() > 8 * unit * largest)).any()
         assert (found == exact.to(found.dtype)).double().mean() > 0.99
     else:
-        assert (found.double() - exact).abs().max().item() <= 8 * unit * largest
+        assert (found.double() - exact).abs().max().item() <= 16 * unit * largest
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -102,6 +102,32 @@ def test_fr_as_in_the_code_for_language_models_and_for_classifiers() -> None:
     assert_equal(merged_delta("fr", "ABC", reference, [0.5, 0.5, 0.5]), GOLDENS["fr_classifiers"])
 
 
+@pytest.mark.parametrize(
+    ("method", "golden", "labels", "parameters"),
+    [
+        ("tsv", "tsv_AB", "AB", {}),
+        ("tsv", "tsv_AB_vectors_base", "AB", {"rank_ratio": 0.5, "vectors": "base"}),
+        ("tsv", "tsv_AB_lossless", "AB", {"rank_ratio": 1.0}),
+        ("tsv", "tsv_ABC", "ABC", {}),  # a third of two singular values is none
+        ("iso_c", "iso_c_ABC", "ABC", {}),
+    ],
+)
+def test_merges_by_singular_values(method: str, golden: str, labels: str, parameters: dict[str, Any]) -> None:
+    for name, rows in GOLDENS[golden].items():
+        found = merged_delta(method, labels, parameters, [])[name]
+        torch.testing.assert_close(found, torch.tensor(rows), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "golden", "parameters"),
+    [("tsv", "tsv", {}), ("iso_cts", "iso_cts_common_share_0.5", {"common_share": 0.5})],
+)
+def test_merges_of_two_4x5_matrices(method: str, golden: str, parameters: dict[str, Any]) -> None:
+    models = [{"w": torch.tensor(rows)} for rows in GOLDENS["two_4x5"]["inputs"]]
+    found = mergec.merge(method, models, base={"w": torch.zeros(4, 5)}, parameters=parameters)["w"]
+    torch.testing.assert_close(found, torch.tensor(GOLDENS["two_4x5"][golden]), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_model_stock_has_one_ratio_per_tensor_at_any_scale(scale: float) -> None:
     base = {name: torch.zeros_like(value).double() for name, value in BASE.items()}
