@@ -22,12 +22,18 @@ class Plan(graph.Plan):
     """A plan that can run itself."""
 
     def run(
-        self, out: str | Path, *, device: str = "auto", force: bool = False, report: Report | None = None
+        self,
+        out: str | Path,
+        *,
+        device: str = "auto",
+        force: bool = False,
+        rebuild: bool = False,
+        report: Report | None = None,
     ) -> Result:
         """Merge into the folder `out`; see `mergec.execute.run.run`."""
         from mergec.execute.run import run
 
-        return run(self, out, device=device, force=force, report=report)
+        return run(self, out, device=device, force=force, rebuild=rebuild, report=report)
 
 
 def compile(  # noqa: A001 - the verb of this package

@@ -19,6 +19,16 @@ Attr: TypeAlias = "bool | int | float | str | tuple[Attr, ...]"
 
 PLAN_FORMAT = 1
 PER_ENTRY: frozenset[Space] = frozenset(("weight", "delta", "sign", "probability", "mask"))
+_SIMPLE = (
+    "name",
+    "method",
+    "recipe_text",
+    "notes",
+    "warnings",
+    "allow_nonfinite",
+    "recipe_path",
+    "overrides",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +215,16 @@ class ModelUse:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A weight file that will be read, with the size and header length it had when the plan was made."""
+    """A weight file that will be read, as it was when the plan was made: sizes, the SHA-256 of its header.
+
+    `sha256` is the whole file's, if it is known without reading it: the hub tells.
+    """
 
     path: str
     file_bytes: int
     header_bytes: int
+    header_sha256: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +261,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     allow_nonfinite: bool = False
+    recipe_path: str = ""
+    overrides: tuple[tuple[str, str], ...] = ()
 
     @property
     def read_bytes(self) -> int:
@@ -277,11 +294,7 @@ class Plan:
         nodes = [[n.op, [i.index for i in n.inputs], n.attrs, _type_json(n.type), n.op_class] for n in self.nodes]
         file_numbers = {source.path: number for number, source in enumerate(self.files)}
         outputs = [_output_json(output, file_numbers) for output in self.outputs]
-        simple = {
-            part.name: getattr(self, part.name)
-            for part in fields(self)
-            if part.name in ("name", "method", "recipe_text", "notes", "warnings", "allow_nonfinite")
-        }
+        simple = {part.name: getattr(self, part.name) for part in fields(self) if part.name in _SIMPLE}
         document = {
             "format": PLAN_FORMAT,
             "hash": self.hash(),
@@ -319,6 +332,8 @@ class Plan:
             notes=tuple(document["notes"]),
             warnings=tuple(document["warnings"]),
             allow_nonfinite=document["allow_nonfinite"],
+            recipe_path=document["recipe_path"],
+            overrides=tuple((key, value) for key, value in document["overrides"]),
         )
 
     def __eq__(self, other: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 import mergec
-from mergec.io.staging import MANIFEST_NAME
+from mergec.io.lockfile import LOCK_NAME
 
 
 def write_recipe(folder: Path, method: str, models: Sequence[Any], **rest: Any) -> Path:
@@ -34,8 +34,8 @@ def dare(folder: Path, base: Path, *models: Any, **rest: Any) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its relative name, but for the manifest, which is about mergec itself."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME]
+    """Every file of a folder by its relative name, but for the lock, which names its place."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

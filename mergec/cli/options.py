@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+_MOST_GROUPS = 12
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {f"{letter}b": size for letter, size in list(_UNITS.items())[2:]}
@@ -85,6 +86,7 @@ def run_options(command: F) -> F:
     options = [
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option("--force", is_flag=True, help="Move a folder that mergec did not make aside, to OUT.old."),
+        click.option("--rebuild", is_flag=True, help="Compute every tensor, also those that are there already."),
         click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
         click.option("--json", "as_json", is_flag=True, help="Print progress and the result as lines of JSON."),
     ]
@@ -129,3 +131,15 @@ def compile_options(values: dict[str, Any]) -> Any:
     return Options(
         values["shard_size"] or DEFAULT_SHARD_BYTES, values["workers"], values["max_memory"], values["allow_nonfinite"]
     )
+
+
+def listed(names: Sequence[str], total: int) -> list[str]:
+    """Tensor names for people: folded, the first few groups, or that it is all of them."""
+    from mergec.compiler.names import fold
+    from mergec.errors import count
+
+    if len(names) == total:
+        return [f"all {count(total, 'tensor')}"]
+    groups = fold(names)
+    more = [f"and {count(len(groups) - _MOST_GROUPS, 'more group')}"] if len(groups) > _MOST_GROUPS else []
+    return groups[:_MOST_GROUPS] + more

@@ -31,6 +31,22 @@ def show(plan: Plan, *, quiet: bool, as_json: bool) -> Iterator[Report | None]:
         yield _Lines(plan, lambda totals: click.echo(totals.text(), err=True)).report
 
 
+@contextmanager
+def bytes_read(total: int | None = None) -> Iterator[Callable[[int], None] | None]:
+    """A function that takes the sizes of blocks that were read; on a terminal it draws how many there were."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = [BarColumn(bar_width=10), DownloadColumn(), TransferSpeedColumn()]
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda size: bar.advance(task, size)
+
+
 class _Totals:
     """Sums of what was reported, with rates and the time that is left."""
 

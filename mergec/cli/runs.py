@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mergec.cli.options import compile_options, layout_options, plan_options, run_options, with_seed
+from mergec.cli.options import compile_options, layout_options, listed, plan_options, run_options, with_seed
 
 
 @click.command()
@@ -17,6 +17,7 @@ from mergec.cli.options import compile_options, layout_options, plan_options, ru
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @plan_options
 @run_options
+@click.option("--frozen", is_flag=True, help="Fail if recipe or inputs are not what mergec.lock beside RECIPE says.")
 def run(
     recipe: Path,
     out: Path | None,
@@ -24,6 +25,8 @@ def run(
     seed: int | None,
     device: str,
     force: bool,
+    rebuild: bool,
+    frozen: bool,
     quiet: bool,
     as_json: bool,
     **values: Any,
@@ -33,10 +36,12 @@ def run(
     RECIPE may also be a plan printed by `mergec plan --json`.
     """
     plan = _plan(recipe, with_seed(overrides, seed), values)
+    if frozen:
+        _check_frozen(recipe, plan)
     largest = max((one for one in plan.outputs if not one.is_part), key=lambda one: one.numel, default=None)
     explain = f"mergec explain {shlex.quote(str(recipe))} {largest.name if largest else ''}"
     next_steps = [("see how a tensor was made", explain)]
-    return execute(plan, out, next_steps, device=device, force=force, quiet=quiet, as_json=as_json)
+    return execute(plan, out, next_steps, device=device, force=force, rebuild=rebuild, quiet=quiet, as_json=as_json)
 
 
 @click.command()
@@ -57,6 +62,7 @@ def materialize(
     dtype: str | None,
     device: str,
     force: bool,
+    rebuild: bool,
     quiet: bool,
     as_json: bool,
     **values: Any,
@@ -65,7 +71,7 @@ def materialize(
     from mergec.compiler.materialize import compile_task
 
     plan = compile_task(artifact, task, dtype, compile_options(values))
-    return execute(plan, out, [], device=device, force=force, quiet=quiet, as_json=as_json)
+    return execute(plan, out, [], device=device, force=force, rebuild=rebuild, quiet=quiet, as_json=as_json)
 
 
 def execute(
@@ -75,6 +81,7 @@ def execute(
     *,
     device: str,
     force: bool,
+    rebuild: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -86,9 +93,17 @@ def execute(
     if not quiet:
         for warning in plan.warnings:
             click.echo(warning, err=True)
+
+    def notice(decision: Any) -> None:
+        if as_json:
+            click.echo(json.dumps({"event": "decision", **vars(decision)}))
+        elif not quiet:
+            for line in _decision(decision, len(plan.outputs), out):
+                click.echo(line, err=True)
+
     try:
         with show(plan, quiet=quiet, as_json=as_json) as report:
-            result = run_plan(plan, out, device=device, force=force, report=report)
+            result = run_plan(plan, out, device=device, force=force, rebuild=rebuild, report=report, notice=notice)
     except KeyboardInterrupt:
         click.echo(f"interrupted; {out} was not touched, the same command goes on where this one stopped", err=True)
         return 130
@@ -117,11 +132,43 @@ def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str
         raise UsageError("E504", f"{recipe} is not a plan: {why}", "make one with `mergec plan --json`") from None
 
 
+def _decision(decision: Any, tensors: int, out: Path) -> list[str]:
+    """What is taken over, and what is computed for which reason, where there is something to be taken over."""
+    lines = []
+    if decision.kept:
+        lines.append(f"going on: {len(decision.kept):,} of {tensors:,} tensors were finished, and are as they were")
+    if decision.reused or decision.computed:
+        computed = sum(map(len, decision.computed.values()))
+        lines.append(f"{computed:,} of {tensors:,} tensors are computed, {len(decision.reused):,} reused from {out}")
+    for reason, names in decision.computed.items():
+        lines += [f"  {reason}", *(f"    {line}" for line in listed(names, tensors))]
+    return lines
+
+
+def _check_frozen(recipe: Path, plan: Any) -> None:
+    """Refuse to run what the lock beside a recipe does not say (E623)."""
+    from mergec.errors import RunError
+    from mergec.lock import differences, input_digests, locked_recipe, read_locked
+
+    locked = read_locked(recipe)
+    found = differences(locked, locked_recipe(plan, input_digests(plan)))
+    if found:
+        what = "; ".join(
+            f"{one.what} ({', '.join(listed(one.tensors, len(plan.outputs)))})" if one.tensors else one.what
+            for one in found
+        )
+        hint = f"if that is meant: mergec lock {shlex.quote(str(recipe))}"
+        raise RunError("E623", f"{recipe} is not what its lock says: {what}", hint)
+
+
 def _summary(plan: Any, result: Any, next_steps: list[tuple[str, str]]) -> str:
     """What was made, and what to do with it."""
     from mergec.errors import count, size_text
 
-    kept = f"{result.kept} of them kept from an interrupted run, " if result.kept else ""
+    if result.is_current:
+        return f"{result.folder} is up to date: {count(result.tensors, 'tensor')}, every byte was checked"
+    taken = [(result.kept, "kept from an interrupted run"), (result.reused, "reused")]
+    kept = "".join(f"{number:,} {how}, " for number, how in taken if number)
     files = count(len(plan.shards), "file")
     size = size_text(result.written_bytes)
     lines = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mergec.compiler.inventory import Inventory, Model, line_up, model_uses, open_models
@@ -57,7 +57,8 @@ def compile_analysis(analysis: Analysis, overrides: Sequence[tuple[str, str]], o
     lowered, graph, problems = lower(analysis.bound, analysis.inventory)
     if problems:
         raise RecipeError([*problems, *analysis.bound.warnings])
-    return plan_of(analysis, lowered, graph, _with_overrides(analysis.bound.recipe.document.text, overrides), options)
+    plan = plan_of(analysis, lowered, graph, _with_overrides(analysis.bound.recipe.document.text, overrides), options)
+    return replace(plan, recipe_path=analysis.bound.recipe.document.file, overrides=tuple(overrides))
 
 
 def analyse(document: Document) -> Analysis:
@@ -148,7 +149,7 @@ def _roles(bound: Bound) -> dict[str, str]:
 def _source_files(analysis: Analysis, lowered: list[Lowered]) -> tuple[SourceFile, ...]:
     used = {ref.file for one in lowered for ref in one.sources}
     files = [file for model in analysis.models.values() for file in model.checkpoint.files if file.path in used]
-    return tuple({file.path: SourceFile(file.path, file.file_bytes, file.header_bytes) for file in files}.values())
+    return tuple({file.path: SourceFile(**asdict(file)) for file in files}.values())
 
 
 def _unread(bound: Bound, inventory: Inventory, lowered: list[Lowered]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mergec.compiler.compile import Options
@@ -125,7 +126,7 @@ def _plan(files: ArtifactFiles, task: str, lowered: list[Lowered], graph: Graph,
 def _source_files(files: ArtifactFiles, lowered: Sequence[Lowered]) -> tuple[SourceFile, ...]:
     used = {ref.file for one in lowered for ref in one.sources}
     present = (*files.backbone.files, *files.files)
-    return tuple(SourceFile(file.path, file.file_bytes, file.header_bytes) for file in present if file.path in used)
+    return tuple(SourceFile(**asdict(file)) for file in present if file.path in used)
 
 
 def _side_files(

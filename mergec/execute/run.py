@@ -1,56 +1,86 @@
-"""Run a plan: refuse what cannot work, compute into the staging folder, publish by a rename."""
+"""Run a plan: refuse what cannot work, take over what is there already, compute the rest, publish by a rename."""
 
 from __future__ import annotations
 
-import os
 import time
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergec.errors import RunError, UsageError, count
+from mergec.execute import reuse
+from mergec.execute.reuse import Decision
 from mergec.execute.work import Report, choose_device, work
 from mergec.graph import Output, Plan
-from mergec.io.journal import Journal
-from mergec.io.staging import Staging, check_output, check_space, staging_folder
+from mergec.io.digests import FollowedFiles, remembered, state_id
+from mergec.io.hub import is_hub_path
+from mergec.io.journal import Journal, Placed
+from mergec.io.lockfile import LockFile, parse_lock
+from mergec.io.staging import Staging, check_output, check_space, made_here, side_file_digest, staging_folder
+from mergec.io.verify import verify
+from mergec.lock import action_keys, input_digests, locked_recipe, made_lock, numerics, other_numerics, reasons
+
+Notice = Callable[[Decision], None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made: the folder, and how it went. `kept` counts tensors an interrupted run had finished."""
+    """What a run made: the folder, and how it went.
+
+    `kept` counts tensors that an interrupted run had finished, `reused` those of an earlier output. `is_current` says
+    that the output was all that it should be, and was left alone.
+    """
 
     folder: Path
     tensors: int
     kept: int
+    reused: int
     read_bytes: int
     written_bytes: int
     seconds: float
     moved_aside: Path | None = None
+    is_current: bool = False
 
 
 def run(
-    plan: Plan, out: str | Path, *, device: str = "auto", force: bool = False, report: Report | None = None
+    plan: Plan,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    rebuild: bool = False,
+    report: Report | None = None,
+    notice: Notice | None = None,
 ) -> Result:
     """Run a plan and publish its result at `out`.
 
-    Raises UsageError for an output that must not be written, RunError if the run fails. Interrupted at any point
-    it leaves the output as it was, and a staging folder from which the next run of the same plan goes on.
+    Tensors that an interrupted run has finished, or that the output of an earlier run holds, are taken over after a
+    look at every byte, unless `rebuild`. Raises UsageError for an output that must not be written, RunError if the
+    run fails. Interrupted at any point it leaves the output as it was, and a staging folder from which the next run
+    goes on.
     """
-    out = Path(out)
-    start = time.monotonic()
+    out, start = Path(out), time.monotonic()
     check_output(out, [model.origin for model in plan.models], force)
-    check_space(staging_folder(out).parent, plan.written_bytes - _staged_bytes(out))
     target = choose_device(device, plan)
+    domain = numerics(plan, _class(target))
+    if not rebuild and _is_current(plan, out, domain):
+        seconds, made = time.monotonic() - start, len(plan.outputs)
+        return Result(out, made, 0, made, 0, plan.written_bytes, seconds, is_current=True)
     folder = staging_folder(out)
-    with Journal(folder, _identity(plan)) as journal, Staging(folder, plan.shards) as staging:
-        todo = _todo(plan.outputs, journal, staging)
-        read_bytes = work(plan, todo, staging, device=target, report=report, finished=journal.record)
-        moved = staging.publish(plan.side_files, out, plan.hash())
-    kept = len(plan.outputs) - len(todo)
+    with Staging(folder, plan.shards) as staging:
+        check_space(folder.parent, plan.written_bytes - staging.held_bytes())
+        with Journal(folder, domain, staging.sync) as journal:
+            job = _Job(plan, staging, journal, report)
+            decision = job.take_over(out, rebuild)
+            if notice:
+                notice(decision)
+            taken = {*decision.kept, *decision.reused}
+            read_bytes = job.compute([output for output in plan.outputs if output.name not in taken], target)
+            moved = job.publish(out)
     seconds = time.monotonic() - start
-    return Result(out, len(plan.outputs), kept, read_bytes, plan.written_bytes, seconds, moved)
+    kept, reused = len(decision.kept), len(decision.reused)
+    return Result(out, len(plan.outputs), kept, reused, read_bytes, plan.written_bytes, seconds, moved)
 
 
 def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: str = "auto") -> None:
@@ -62,11 +92,13 @@ def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: st
     unknown = wanted - {output.name for output in plan.outputs}
     if unknown:
         raise UsageError("E405", f"the plan has no tensor {min(unknown)!r}")
-    outputs = [output for output in plan.outputs if output.name in wanted]
-    target = choose_device(device, plan)
-    folder = Path(folder)
-    with Journal(folder, _identity(plan), shared=True) as journal, Staging(folder, plan.shards) as staging:
-        work(plan, _todo(outputs, journal, staging), staging, device=target, finished=journal.record)
+    target, folder = choose_device(device, plan), Path(folder)
+    domain = numerics(plan, _class(target))
+    with Staging(folder, plan.shards) as staging, Journal(folder, domain, staging.sync, shared=True) as journal:
+        job = _Job(plan, staging, journal)
+        kept = job.keep(wanted)
+        todo = [output for output in plan.outputs if output.name in wanted - kept]
+        work(plan, todo, staging, device=target, finished=job.finished)
 
 
 def publish(plan: Plan, folder: str | Path, out: str | Path, *, force: bool = False) -> Path | None:
@@ -77,42 +109,112 @@ def publish(plan: Plan, folder: str | Path, out: str | Path, *, force: bool = Fa
     """
     folder, out = Path(folder), Path(out)
     check_output(out, [model.origin for model in plan.models], force)
-    with Journal(folder, _identity(plan)) as journal, Staging(folder, plan.shards) as staging:
-        missing = _todo(plan.outputs, journal, staging, copies=False)
+    with Staging(folder, plan.shards) as staging, Journal(folder, None, staging.sync) as journal:
+        job = _Job(plan, staging, journal)
+        names = [output.name for output in plan.outputs]
+        kept = job.keep(names)
+        missing = [name for name in names if name not in kept]
         if missing:
-            what = f"{count(len(missing), 'tensor')} of {len(plan.outputs):,} not computed yet, {missing[0].name} first"
+            what = f"{count(len(missing), 'tensor')} of {len(names):,} not computed yet, {missing[0]} first"
             raise RunError("E414", f"{folder} is not complete: {what}", "compute the missing parts, then publish")
-        return staging.publish(plan.side_files, out, plan.hash())
+        return job.publish(out)
 
 
-def _identity(plan: Plan) -> dict[str, Any]:
-    """What the bytes in a staging folder depend on: the plan, its layout, and the state of its inputs."""
-    sources = []
-    for source in plan.files:
-        stat = os.stat(source.path) if os.path.exists(source.path) else None
-        sources.append([source.path, source.file_bytes, stat.st_mtime_ns if stat else 0, stat.st_ino if stat else 0])
-    layout = [[output.name, output.shard, output.begin] for output in plan.outputs]
-    return {"plan": plan.hash(), "layout": zlib.crc32(repr(layout).encode()), "sources": sources}
-
-
-def _staged_bytes(out: Path) -> int:
-    """Blocks an interrupted run already holds on the disk."""
-    folder = staging_folder(out)
-    parts = folder.rglob("*.part") if folder.is_dir() else []
-    return sum(part.stat().st_blocks * 512 for part in parts)
-
-
-def _todo(outputs: Sequence[Output], journal: Journal, staging: Staging, copies: bool = True) -> list[Output]:
-    """The tensors that are not in the staging folder, or not as they were recorded.
-
-    What was copied has no checksum: it is copied again if `copies`, and taken for whole otherwise.
-    """
-    staging.prepare()
-    return [output for output in outputs if not _is_done(output, journal.done, staging, copies)]
-
-
-def _is_done(output: Output, done: Mapping[str, int | None], staging: Staging, copies: bool) -> bool:
-    if output.name not in done:
+def _is_current(plan: Plan, out: Path, domain: Mapping[str, str]) -> bool:
+    """Whether an output is, to the byte, what a run would make: its lock says so, and it is as its lock says."""
+    lock = made_here(out)
+    if lock is None or lock.made.numerics != domain or lock.made.tensors.keys() != {one.name for one in plan.outputs}:
         return False
-    checksum = done[output.name]
-    return not copies if checksum is None else staging.checksum(output.shard, output.begin, output.end) == checksum
+    if {shard.file for shard in plan.shards} - (lock.files or {}).keys():
+        return False
+    recipe = locked_recipe(plan, input_digests(plan))
+    tensors = {name: tensor.sha256 or "" for name, tensor in lock.made.tensors.items()}
+    side_files = {one.name: side_file_digest(one) for one in plan.side_files}
+    text = made_lock(plan, recipe, domain, tensors, side_files, out)
+    if parse_lock(text, "") != lock:
+        return False
+    return not any(fault.file in (lock.files or {}) for fault in verify(out, lock))
+
+
+def _remembered(path: str) -> str | None:
+    return None if is_hub_path(path) else remembered(path)
+
+
+def _class(device: Any) -> str:
+    return str(getattr(device, "type", device))
+
+
+class _Job:
+    """A plan at work in a staging folder: the keys under which tensors are recorded, what is made, which inputs."""
+
+    def __init__(self, plan: Plan, staging: Staging, journal: Journal, report: Report | None = None) -> None:
+        self.plan, self.staging, self.journal, self.report = plan, staging, journal, report
+        self.states = {source.path: state_id(source.path) for source in plan.files}
+        self.keys = action_keys(plan, self.states)
+        self.digests: dict[str, str] = {}
+        self.made: dict[str, str] = {}
+        staging.prepare()
+
+    def finished(self, output: Output, digest: str) -> None:
+        """Note that a tensor is in its place."""
+        self.made[output.name] = digest
+        file = self.staging.part(output.shard).relative_to(self.staging.folder).as_posix()
+        self.journal.record(self.keys[output.name], Placed(file, output.begin, output.end, digest))
+
+    def keep(self, names: Collection[str]) -> set[str]:
+        """Take over the tensors, of these, that lie in the staging folder; returns their names."""
+        found = reuse.staged(self.journal.placed, self.staging.folder, self.keys)
+        found = {name: where for name, where in found.items() if name in names}
+        return reuse.take_over(self.plan, found, self.staging, finished=self.finished, report=self.report)
+
+    def take_over(self, out: Path, rebuild: bool) -> Decision:
+        """Take over what an interrupted run and an earlier output hold, and say what is left and why."""
+        names = [output.name for output in self.plan.outputs]
+        kept = set() if rebuild else self.keep(names)
+        left = [name for name in names if name not in kept]
+        reused: set[str] = set()
+        computed: dict[str, tuple[str, ...]] = {}
+        previous = made_here(out) if left and not rebuild else None
+        if previous:
+            reused, computed = self._reuse(previous, out, left)
+        self.staging.discard_others()
+        return Decision(computed, tuple(kept), tuple(reused))
+
+    def _reuse(self, lock: LockFile, out: Path, left: list[str]) -> tuple[set[str], dict[str, tuple[str, ...]]]:
+        """Take over, of the tensors that are left, those of an earlier output; the others by the reason why not."""
+        old, domain = lock.made, self.journal.numerics or {}
+        if old.numerics != domain:
+            return set(), {other_numerics(old.numerics or {}, domain): tuple(left)}
+        self.digests = input_digests(self.plan)
+        new = locked_recipe(self.plan, self.digests)
+        found = reuse.published(lock, out, {name: new.tensors[name].action for name in left})
+        reused = reuse.take_over(self.plan, found, self.staging, finished=self.finished, report=self.report)
+        return reused, reasons([name for name in left if name not in reused], old, new)
+
+    def compute(self, todo: Sequence[Output], device: Any) -> int:
+        """Compute tensors, hashing the input files that are not known behind the workers; returns the bytes read."""
+        known = {source.path: source.sha256 or _remembered(source.path) for source in self.plan.files}
+        self.digests = {path: digest for path, digest in known.items() if digest} | self.digests
+        with FollowedFiles(path for path in known if path not in self.digests) as files:
+            read_bytes = work(
+                self.plan,
+                todo,
+                self.staging,
+                device=device,
+                report=self.report,
+                finished=self.finished,
+                passed=files.passed,
+            )
+            self.digests |= files.finish()
+        return read_bytes
+
+    def publish(self, out: Path) -> Path | None:
+        if not self.digests:
+            self.digests = input_digests(self.plan)
+        for path, state in self.states.items():
+            if state_id(path) != state:
+                raise RunError("E411", f"{path} was changed during the run", "run it again")
+        side_files = self.staging.place(self.plan.side_files)
+        recipe = locked_recipe(self.plan, self.digests)
+        lock = made_lock(self.plan, recipe, self.journal.numerics or {}, self.made, side_files, out)
+        return self.staging.publish(lock, out)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +35,10 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-Finished = Callable[[str, "int | None"], None]
-"""(name, CRC-32): a tensor's bytes are in their place; None where they were copied without being looked at."""
+Finished = Callable[[Output, str], None]
+"""(tensor, SHA-256): its bytes are in their place."""
+Passed = Callable[[str, int], None]
+"""(file, position): an input file was read about up to there."""
 
 
 def work(
@@ -46,7 +48,8 @@ def work(
     *,
     device: Any,
     report: Report | None = None,
-    finished: Finished | None = None,
+    finished: Finished,
+    passed: Passed | None = None,
 ) -> int:
     """Compute outputs into a staging folder on the plan's workers; returns the bytes read.
 
@@ -54,7 +57,7 @@ def work(
     """
     ordered = sorted(outputs, key=lambda output: _reading_place(plan, output))
     tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
-    crew = _Crew(plan, staging, report, finished)
+    crew = _Crew(plan, staging, report, finished, passed)
     with Reader((source.path, source.file_bytes) for source in plan.files) as reader, one_thread(plan):
         threads = [
             threading.Thread(target=crew.work, args=(tasks, reader, device), name=f"worker-{number}", daemon=True)
@@ -126,7 +129,8 @@ class _Crew:
     plan: Plan
     staging: Staging
     report: Report | None
-    finished: Finished | None
+    finished: Finished
+    passed: Passed | None
     stop: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     read_bytes: int = 0
@@ -156,20 +160,23 @@ class _Crew:
 
     def _one(self, output: Output, reader: Reader, device: Any) -> None:
         kind = self.plan.kinds[output.kind]
-        checksum = None
         if kind.kind_class == "copy":
-            self._copy(output, reader)
+            digest = self._copy(output, reader)
         else:
-            checksum = _Task(self, output, kind, reader, device).run()
-        if self.finished:
-            self.finished(output.name, checksum)
+            digest = _Task(self, output, kind, reader, device).run()
+        self.finished(output, digest)
+        if self.passed:
+            for source in output.sources:
+                self.passed(source.file, source.end)
 
-    def _copy(self, output: Output, reader: Reader) -> None:
+    def _copy(self, output: Output, reader: Reader) -> str:
         (source,) = output.sources
         size = output.end - output.begin
         start = time.perf_counter()
         self.staging.copy(output.shard, output.begin, reader.descriptor(source.file), source.begin, size)
+        digest = self.staging.digest(output.shard, output.begin, output.end)
         self.tell(Progress(1, size, size, write_seconds=time.perf_counter() - start))
+        return digest
 
     def tell(self, progress: Progress) -> None:
         with self.lock:
@@ -190,12 +197,12 @@ class _Task:
         self._sources = dict(zip(kind.slots, output.sources, strict=True))
         self._buffers: dict[int, bytearray] = {}
         self._result = bytearray()
-        self._checksum = 0
+        self._sha256 = hashlib.sha256()
         self._read_bytes, self._read, self._write = 0, 0.0, 0.0  # since the last report
         self._reported = time.perf_counter()
 
-    def run(self) -> int:
-        """Compute and write the tensor; returns the CRC-32 of its bytes."""
+    def run(self) -> str:
+        """Compute and write the tensor; returns the SHA-256 of its bytes."""
         plan, output = self._crew.plan, self._output
         evaluate(
             self._kind,
@@ -207,7 +214,7 @@ class _Task:
             device=self._device,
         )
         self._report(tensors=1)
-        return self._checksum
+        return self._sha256.hexdigest()
 
     def _report(self, tensors: int = 0, written_bytes: int = 0) -> None:
         now = time.perf_counter()
@@ -251,7 +258,7 @@ class _Task:
             raise RunError("E413", self._nonfinite(start, tile), "--allow-nonfinite writes it all the same")
         begun = time.perf_counter()
         view = memoryview(self._result)[:size]
-        self._checksum = zlib.crc32(view, self._checksum)
+        self._sha256.update(view)
         self._crew.staging.write(self._output.shard, self._output.begin + start * item_bytes, view)
         self._write += time.perf_counter() - begun
         self._report(written_bytes=size)

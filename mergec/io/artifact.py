@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mergec.errors import InputError, did_you_mean
-from mergec.io.checkpoint import Checkpoint, WeightFile, open_checkpoint, read_json
+from mergec.io.checkpoint import Checkpoint, WeightFile, open_checkpoint, read_json, weight_file
 from mergec.io.tensors import TensorRef, read_header
 
 ARTIFACT_NAME = "mergec_artifact.json"
@@ -105,7 +105,7 @@ def open_artifact(folder: Path) -> ArtifactFiles:
     headers = {file: read_header(folder / file) for file in (manifest.shared, *manifest.files.values()) if file}
     shared = headers[manifest.shared].tensors if manifest.shared else {}
     experts = {task: headers[file].tensors if file else {} for task, file in manifest.files.items()}
-    files = tuple(WeightFile(str(folder / name), h.file_bytes, h.header_bytes) for name, h in headers.items())
+    files = tuple(weight_file(str(folder / name), header) for name, header in headers.items())
     return ArtifactFiles(folder, manifest, open_checkpoint(folder), shared, experts, files)
 
 

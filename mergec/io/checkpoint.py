@@ -33,11 +33,17 @@ _TOKENIZER_STEMS = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file of weights: where it is, how long it is, how many of these bytes say what it holds."""
+    """One file of weights: where it is, its size, the size and SHA-256 of what says what it holds; its own if known."""
 
     path: str
     file_bytes: int
     header_bytes: int
+    header_sha256: str
+    sha256: str | None = None
+
+
+def weight_file(path: str, header: Header, sha256: str | None = None) -> WeightFile:
+    return WeightFile(path, header.file_bytes, header.header_bytes, header.digest, sha256)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def _checkpoint(
     folder: Path, names: list[str], index: Mapping[str, str] | None, side_files: dict[str, str], origin: str = ""
 ) -> Checkpoint:
     headers = {name: _read_header(folder / name) for name in names}
-    files = tuple(WeightFile(str(folder / name), h.file_bytes, h.header_bytes) for name, h in headers.items())
+    files = tuple(weight_file(str(folder / name), header) for name, header in headers.items())
     tensors = join_headers(folder, headers, index)
     config = None if origin else read_json(folder / "config.json", missing=None)
     return Checkpoint(origin or str(folder), files, tensors, config, side_files)

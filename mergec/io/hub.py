@@ -15,11 +15,11 @@ from mergec.io.checkpoint import (
     INDEX_NAME,
     SINGLE_NAME,
     Checkpoint,
-    WeightFile,
     is_side_file,
     join_headers,
     read_index,
     read_json,
+    weight_file,
 )
 from mergec.io.tensors import MAX_HEADER_BYTES, Header, parse_header
 
@@ -71,7 +71,8 @@ def open_checkpoint(reference: str) -> Checkpoint:
             headers = dict(zip(names, read, strict=True))
         config = read_json(Path(fetch(f"{origin}/config.json"))) if "config.json" in sizes else None
     tensors = join_headers(reference, headers, index)
-    files = tuple(WeightFile(f"{origin}/{name}", h.file_bytes, h.header_bytes) for name, h in headers.items())
+    digests = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs}
+    files = tuple(weight_file(f"{origin}/{name}", header, digests.get(name)) for name, header in headers.items())
     side = {name: f"{origin}/{name}" for name, size in sizes.items() if "/" not in name and is_side_file(name, size)}
     return Checkpoint(origin, files, tensors, config, side)
 

@@ -1,4 +1,8 @@
-"""Journal: what is done in a staging folder, so that an interrupted run can go on, and who is at work in it."""
+"""Journal: which tensors lie finished in a staging folder, so that an interrupted run can go on, and who is at work.
+
+A line is written when the bytes it speaks of are on the disk: one thread gathers what is finished, syncs the data,
+writes the lines, syncs them, and begins again. So a line never precedes its data, and workers never wait for a disk.
+"""
 
 from __future__ import annotations
 
@@ -6,65 +10,108 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, NamedTuple
 
-from mergec.errors import UsageError
+from mergec.errors import RunError, UsageError
 
-_LOCK_NAME = "lock"
-_JOURNAL_STEM = "journal-"
+_PREFIX = ".mergec-"  # of what is no part of a result
+_LOCK_NAME = f"{_PREFIX}running"
+_JOURNAL_STEM = f"{_PREFIX}journal-"
+
+
+class Placed(NamedTuple):
+    """Where the bytes of a tensor with a certain key lie in a staging folder, and the SHA-256 they had."""
+
+    file: str
+    begin: int
+    end: int
+    sha256: str
 
 
 class Journal:
-    """What is done in a staging folder: a JSON line per finished tensor, with the CRC-32 of its bytes.
+    """Finished tensors by key, over any number of interruptions.
 
-    Each process writes a journal of its own; `done` is what all of them held when this one was opened, the last
-    word counting. `identity` says what the lines are about: journals with another one are removed. A run has the
-    folder to itself; any number of processes that compute parts of one plan may be `shared` in it.
+    Each process writes a journal of its own; `placed` is what all of them held when this one was opened, the last
+    word counting. `numerics` says where the bytes were computed; journals of another place are passed over, unless
+    it is None: then it becomes what the journals say. A run has the folder to itself; any number of processes that
+    compute parts of one plan may be `shared` in it. `sync` puts on the disk what was written before it is called.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], shared: bool = False) -> None:
-        self._folder, self._shared = folder, shared
-        self._identity = json.dumps(identity, sort_keys=True)
+    def __init__(
+        self, folder: Path, numerics: Mapping[str, str] | None, sync: Callable[[], None], shared: bool = False
+    ) -> None:
+        self.numerics = numerics
+        self.placed: dict[str, Placed] = {}
+        self._folder, self._sync, self._shared = folder, sync, shared
         self._streams: list[IO[str]] = []
-        self._lock = threading.Lock()
-        self.done: dict[str, int | None] = {}
+        self._pending: list[str] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._error: BaseException | None = None
+        self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
 
     def __enter__(self) -> Journal:
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = open(self._folder / _LOCK_NAME, "a+", encoding="utf-8")
-        self._streams.append(lock)
-        _lock_file(lock, self._shared)
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        self._streams.append(_occupy(self._folder / _LOCK_NAME, self._shared))
         for path in _journals(self._folder):
-            identity, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-            if identity == self._identity:
-                self.done |= dict(entry for line in lines if (entry := _entry(line)))
-            elif identity:
-                path.unlink()
+            head, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] or [""]
+            numerics = _mapping(head)
+            self.numerics = numerics if self.numerics is None else self.numerics
+            if numerics == self.numerics:
+                self.placed |= dict(entry for line in lines if (entry := _entry(line)))
         self._streams.append(_new_journal(self._folder))
-        self._write(self._identity)
+        self._pending.append(json.dumps(self.numerics))
+        self._writer.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._writer.join()
         for stream in self._streams:
             stream.close()
+        if self._error is not None and error is None:
+            raise self._error
 
-    def record(self, name: str, checksum: int | None) -> None:
-        """Note that a tensor's bytes are all in their place; None stands for bytes that were copied unseen."""
-        self._write(json.dumps([name, checksum]))
+    def record(self, key: str, placed: Placed) -> None:
+        """Note that a tensor's bytes are all in their place."""
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            self._pending.append(json.dumps([key, *placed]))
+            self._changed.notify()
 
-    def _write(self, line: str) -> None:
-        with self._lock:
-            self._streams[-1].write(f"{line}\n")
-            self._streams[-1].flush()
+    def _write(self) -> None:
+        try:
+            while lines := self._next():
+                self._sync()
+                stream = self._streams[-1]
+                stream.write("".join(f"{line}\n" for line in lines))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except (OSError, RunError) as error:
+            with self._changed:
+                self._error = error if isinstance(error, RunError) else _unwritten(error)
+
+    def _next(self) -> list[str]:
+        """The lines to be written next; waits for some. None are left on closing."""
+        with self._changed:
+            while not self._pending and not self._closing:
+                self._changed.wait()
+            lines, self._pending = self._pending, []
+            return lines
 
 
 def is_record(name: str) -> bool:
-    return name == _LOCK_NAME or name.startswith(_JOURNAL_STEM)
+    """Whether a file of a staging folder is about the run, and no part of its result."""
+    return name.startswith(_PREFIX)
+
+
+def _unwritten(error: OSError) -> RunError:
+    return RunError("E412", f"cannot write the journal: {error.strerror or error}", "is the disk full?")
 
 
 def _journals(folder: Path) -> list[Path]:
@@ -86,24 +133,61 @@ def _new_journal(folder: Path) -> IO[str]:
     raise AssertionError
 
 
-def _entry(line: str) -> tuple[str, int | None] | None:
+def _mapping(line: str) -> dict[str, str]:
     try:
-        name, checksum = json.loads(line)
+        value = json.loads(line)
     except ValueError:
-        return None
-    return name, checksum
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def _lock_file(stream: IO[str], shared: bool) -> None:
+def _entry(line: str) -> tuple[str, Placed] | None:
     try:
-        import fcntl
-    except ImportError:  # not a POSIX system: runs are not kept apart there
-        return
+        key, file, begin, end, sha256 = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    is_sound = all(isinstance(text, str) for text in (key, file, sha256)) and ".." not in Path(str(file)).parts
+    return (key, Placed(file, begin, end, sha256)) if is_sound and type(begin) is type(end) is int else None
+
+
+def _occupy(path: Path, shared: bool) -> IO[str]:
+    """Open the file that says who is at work in a folder, or raise UsageError (E404) with the process that is."""
+    stream = open(path, "a+", encoding="utf-8")
+    stream.seek(0)
+    holder = stream.readline().strip()
+    try:
+        taken = not _locks(stream, shared)
+    except OSError:  # a file system without locks: go by the process that is written there
+        taken = not shared and _is_alive(holder)
+    if taken:
+        stream.close()
+        who = f"process {holder}" if holder else "another process"
+        raise UsageError("E404", f"{who} is writing to the same output", "wait for it, or stop it")
+    stream.truncate(0)
+    stream.write(f"{os.getpid()}\n")
+    stream.flush()
+    return stream
+
+
+def _locks(stream: IO[str], shared: bool) -> bool:
+    """Whether the file could be locked, until it is closed or the process ends; raises OSError if it has no locks."""
+    import fcntl
+
     try:
         fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        stream.seek(0)
-        pid = stream.readline().strip()
-        raise UsageError("E404", f"process {pid} is writing to the same output", "wait for it, or stop it") from None
-    except OSError:  # a file system without locks
-        return
+        return False
+    return True
+
+
+def _is_alive(holder: str) -> bool:
+    """Whether the process of that number runs; ours, left by an earlier one of the same number, does not count."""
+    if not holder.isdecimal() or int(holder) == os.getpid():
+        return False
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -7,6 +7,7 @@ from them; any other name is refused, so no code of the file can run. Tensors ar
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import pickle
@@ -132,13 +133,14 @@ def _read(stream: BinaryIO, file: str, file_bytes: int) -> Header:
         description = members[f"{folder}/data.pkl"]
         if description.file_size > _MAX_DESCRIPTION_BYTES:
             raise _broken(file, f"its description claims {description.file_size:,} bytes")
-        found = dict(_tensors(_Reader(io.BytesIO(archive.read(description))).load()))
+        text = archive.read(description)
+        found = dict(_tensors(_Reader(io.BytesIO(text)).load()))
         begins = {info.filename: _data_begin(stream, file, info, file_bytes) for info in members.values()}
     tensors = {
         name: _span(file, name, tensor, members.get(f"{folder}/data/{tensor.storage.key}"), begins)
         for name, tensor in found.items()
     }
-    return Header(tensors, description.file_size, file_bytes)
+    return Header(tensors, description.file_size, file_bytes, hashlib.sha256(text).hexdigest())
 
 
 def _folder(file: str, members: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ An interrupted run leaves the folder and its journals, and the next run of the s
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
+import hashlib
 import os
 import shutil
 import threading
@@ -15,13 +16,16 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from mergec.errors import RunError, UsageError, size_text
+from mergec.errors import InputError, RunError, UsageError, size_text
 from mergec.io import hub
 from mergec.io.journal import is_record
 from mergec.io.layout import Shard, SideFile
+from mergec.io.lockfile import LOCK_NAME, LockFile, MadeFile, read_lock
+from mergec.io.spans import span_digest
+from mergec.io.tensors import MAX_HEADER_BYTES
 
-MANIFEST_NAME = ".mergec.json"
 _COPY_BYTES = 8 << 20
+_PAGE_BYTES = 4096
 
 
 def staging_folder(out: Path) -> Path:
@@ -44,8 +48,7 @@ def check_output(out: Path, sources: Iterable[str], force: bool) -> None:
     if not nearest.is_dir():
         blocked = "is a file" if nearest == place else f"lies in {nearest.name}, which is a file"
         raise UsageError("E401", f"the output {out} {blocked}", "choose another output folder")
-    made_here = (place / MANIFEST_NAME).is_file()
-    if not force and not made_here and place.is_dir() and any(place.iterdir()):
+    if not force and place.is_dir() and any(place.iterdir()) and not made_here(place):
         what = f"the output {out} is not empty and was not made by mergec"
         raise UsageError("E401", what, f"choose another folder, or --force to move it aside to {aside(out).name}")
 
@@ -70,12 +73,17 @@ def aside(out: Path) -> Path:
 
 
 class Staging:
-    """The files a run writes, at their planned offsets; used by any number of threads and processes at once."""
+    """The files a run writes, at their planned offsets; used by any number of threads and processes at once.
+
+    A part is named after the file it will be and its header, so parts of another layout stay what they are until
+    `discard_others`.
+    """
 
     def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
         self.folder = folder
         self._shards = shards
         self._descriptors: dict[int, int] = {}
+        self._unsynced: set[int] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Staging:
@@ -87,7 +95,8 @@ class Staging:
         self._descriptors.clear()
 
     def part(self, number: int) -> Path:
-        return self.folder / f"{self._shards[number].file}.part"
+        shard = self._shards[number]
+        return self.folder / _part_name(shard.file, shard.header)
 
     def prepare(self) -> None:
         """Make every output file at its full size, its header written. Harmless if done before."""
@@ -97,18 +106,30 @@ class Staging:
         for number, shard in enumerate(self._shards):
             descriptor = self._descriptor(number)
             _reserve(descriptor, shard.file_bytes)
-            _write(descriptor, memoryview(shard.header), 0)
+            self.write(number, 0, memoryview(shard.header))
 
     def _tidy(self) -> None:
-        """Undo a publication that was cut off, and remove what a run of another plan left."""
-        for number, shard in enumerate(self._shards):
-            if (self.folder / shard.file).exists():
-                os.replace(self.folder / shard.file, self.part(number))
+        """Undo a publication that was cut off: files with a final name become parts again, others go."""
+        for entry in _files(self.folder):
+            if entry.suffix == ".safetensors":
+                os.replace(entry, entry.with_name(_part_name(entry.name, _header_of(entry))))
+            elif entry.suffix != ".part" and not is_record(entry.name):
+                entry.unlink(missing_ok=True)
+
+    def discard_others(self) -> None:
+        """Remove the parts of other layouts."""
         ours = {self.part(number) for number in range(len(self._shards))}
-        ours |= {parent for part in ours for parent in part.parents}
-        for entry in sorted(self.folder.rglob("*"), reverse=True):  # what a folder holds comes before it
+        for entry in _files(self.folder):
             if entry not in ours and not is_record(entry.name):
-                entry.rmdir() if entry.is_dir() else entry.unlink(missing_ok=True)
+                entry.unlink(missing_ok=True)
+        for entry in sorted(self.folder.rglob("*"), reverse=True):  # what a folder holds comes before it
+            if entry.is_dir() and not any(entry.iterdir()):
+                entry.rmdir()
+
+    def held_bytes(self) -> int:
+        """What the parts of this layout take on the disk already."""
+        parts = (self.part(number) for number in range(len(self._shards)))
+        return sum(part.stat().st_blocks * 512 for part in parts if part.exists())
 
     def _descriptor(self, number: int) -> int:
         with self._lock:
@@ -120,51 +141,112 @@ class Staging:
     def write(self, shard: int, position: int, buffer: memoryview) -> None:
         """Put bytes at a position of an output file."""
         _write(self._descriptor(shard), buffer, position)
+        self._written(shard)
+
+    def _written(self, shard: int) -> None:
+        with self._lock:
+            self._unsynced.add(shard)
 
     def copy(self, shard: int, position: int, source: int, begin: int, size: int) -> None:
-        """Copy bytes [begin, begin + size) of an open file, inside the kernel where it can."""
+        """Copy bytes [begin, begin + size) of an open file, inside the kernel where it can.
+
+        Between equal offsets whole pages are copied in one go each, so that a file system which can share blocks
+        between files (XFS, Btrfs) does so.
+        """
         target = self._descriptor(shard)
         with _disk_errors():
             while size:
-                done = _copy_range(source, target, min(size, _COPY_BYTES), begin, position)
+                step = min(size, _COPY_BYTES - begin % _PAGE_BYTES)
+                done = _copy_range(source, target, step, begin, position)
                 if done == 0:
                     raise RunError("E411", "an input ended before its last tensor", "it was changed during the run")
                 begin, position, size = begin + done, position + done, size - done
+        self._written(shard)
 
-    def checksum(self, shard: int, begin: int, end: int) -> int:
-        """The CRC-32 of bytes [begin, end) of an output file as they are on disk."""
-        crc = 0
-        while begin < end:
-            block = os.pread(self._descriptor(shard), min(_COPY_BYTES, end - begin), begin)
-            if not block:
-                break
-            crc, begin = zlib.crc32(block, crc), begin + len(block)
-        return crc
-
-    def publish(self, side_files: Iterable[SideFile], out: Path, plan_hash: str) -> Path | None:
-        """Finish the files and rename the folder to `out`; returns where a foreign folder was moved to, if any."""
+    def digest(self, shard: int, begin: int, end: int) -> str:
+        """The SHA-256 of bytes [begin, end) of an output file as they are on disk."""
         with _disk_errors():
-            names = [shard.file for shard in self._shards]
-            for number in range(len(names)):
+            return span_digest(self._descriptor(shard), begin, end)
+
+    def sync(self) -> None:
+        """Put on the disk what was written so far."""
+        with self._lock:
+            numbers, self._unsynced = self._unsynced, set()
+        with _disk_errors():
+            for number in numbers:
                 os.fsync(self._descriptor(number))
-            for side_file in side_files:
-                _place(side_file, self.folder / side_file.name)
-                names.append(side_file.name)
-            manifest = {"plan": plan_hash, "files": sorted(names)}
-            (self.folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
+
+    def place(self, side_files: Iterable[SideFile]) -> dict[str, MadeFile]:
+        """Put the small files beside the parts; returns what a lock says of them."""
+        with _disk_errors():
+            return {one.name: _place(one, self.folder / one.name) for one in side_files}
+
+    def publish(self, lock: str, out: Path) -> Path | None:
+        """Give the parts their names, write the lock, and rename the folder to `out`.
+
+        Everything is on the disk before the rename. Returns where a foreign folder was moved to, if any.
+        """
+        with _disk_errors():
+            self.sync()
+            with open(self.folder / LOCK_NAME, "w", encoding="utf-8") as stream:
+                stream.write(lock)
+                stream.flush()
+                os.fsync(stream.fileno())
             for number, shard in enumerate(self._shards):
                 os.rename(self.part(number), self.folder / shard.file)
-            for entry in list(self.folder.iterdir()):
-                if is_record(entry.name):
-                    entry.unlink()
+            for folder in {(self.folder / shard.file).parent for shard in self._shards} | {self.folder}:
+                _sync_folder(folder)
             return _swap(self.folder, out.resolve())
 
 
-def _place(side_file: SideFile, path: Path) -> None:
+def _files(folder: Path) -> list[Path]:
+    return [entry for entry in folder.rglob("*") if not entry.is_dir()]
+
+
+def _part_name(file: str, header: bytes) -> str:
+    return f"{file}-{zlib.crc32(header):08x}.part"
+
+
+def _header_of(path: Path) -> bytes:
+    with open(path, "rb") as stream:
+        first = stream.read(8)
+        return first + stream.read(min(int.from_bytes(first, "little"), MAX_HEADER_BYTES))
+
+
+def _place(side_file: SideFile, path: Path) -> MadeFile:
+    path.parent.mkdir(parents=True, exist_ok=True)
     if side_file.source is not None:
         shutil.copyfile(hub.fetch(side_file.source), path)
     else:
         path.write_text(side_file.text or "", encoding="utf-8")
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+    return made_file(path)
+
+
+def made_file(path: Path) -> MadeFile:
+    """What a lock says of a small file."""
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        return MadeFile(bytes=size, sha256=span_digest(stream.fileno(), 0, size))
+
+
+def side_file_digest(side_file: SideFile) -> MadeFile:
+    """What a lock will say of a side file that is not written yet."""
+    if side_file.source is not None:
+        return made_file(Path(hub.fetch(side_file.source)))
+    data = (side_file.text or "").encode()
+    return MadeFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where the system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _swap(staged: Path, out: Path) -> Path | None:
@@ -175,7 +257,7 @@ def _swap(staged: Path, out: Path) -> Path | None:
     elif old.exists():  # after its first
         os.rename(old, out)
     moved = None
-    if out.exists() and (out / MANIFEST_NAME).is_file():
+    if made_here(out):
         os.rename(out, old)
     elif out.exists() and any(out.iterdir()):
         moved = aside(out)
@@ -183,20 +265,34 @@ def _swap(staged: Path, out: Path) -> Path | None:
     elif out.exists():
         out.rmdir()
     os.rename(staged, out)
+    _sync_folder(out.parent)
     if old.exists():
         _carry_over(old, out)
+    for entry in list(out.iterdir()):
+        if is_record(entry.name):
+            entry.unlink()
     return moved
+
+
+def made_here(out: Path) -> LockFile | None:
+    """The lock of a folder that mergec made, None of any other."""
+    try:
+        lock = read_lock(out / LOCK_NAME)
+    except InputError:
+        return None
+    return lock if lock.files is not None else None
 
 
 def _carry_over(old: Path, new: Path) -> None:
     """Move what somebody put beside a model to its successor, and remove the rest."""
-    manifest = old / MANIFEST_NAME
-    if manifest.is_file():  # gone when this was cut off while it removed the rest
-        ours = {*json.loads(manifest.read_text())["files"], MANIFEST_NAME}
+    lock = made_here(old)
+    if lock is not None:  # gone when this was cut off while it removed the rest
+        ours = {*(lock.files or {}), LOCK_NAME}
         folders = {parent.as_posix() for name in ours for parent in PurePosixPath(name).parents}
         for entry in list(old.rglob("*")):
             name = entry.relative_to(old).as_posix()
-            if name not in ours | folders and entry.exists() and not (new / name).exists():
+            is_ours = name in ours | folders or is_record(entry.name)
+            if not is_ours and entry.exists() and not (new / name).exists():
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 os.rename(entry, new / name)
     shutil.rmtree(old)

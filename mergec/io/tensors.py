@@ -6,6 +6,7 @@ Format: 8 bytes little-endian header length, a JSON object, then the tensors bac
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -59,11 +60,12 @@ class TensorRef(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What one safetensors file says about itself."""
+    """What one file of weights says about itself; `digest` is the SHA-256 of the bytes that say it."""
 
     tensors: dict[str, TensorRef]
     header_bytes: int
     file_bytes: int
+    digest: str
 
 
 def read_header(path: Path) -> Header:
@@ -103,7 +105,7 @@ def parse_header(stream: BinaryIO, file: str, file_bytes: int) -> Header:
     if text.count(b'"data_offsets"') != len(tensors):  # looking for twins costs too much to do it always
         json.loads(text, object_pairs_hook=partial(_refuse_twins, file))
     _check_spans(file, tensors.values(), start, file_bytes)
-    return Header(tensors, start, file_bytes)
+    return Header(tensors, start, file_bytes, hashlib.sha256(first + text).hexdigest())
 
 
 def _refuse_twins(file: str, pairs: list[tuple[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from interrupts import run_until_killed
 from models import Family
 
 import mergec
+from mergec.io.journal import Journal, Placed
 from mergec.io.staging import staging_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
@@ -38,10 +38,10 @@ def clean(plan: mergec.Plan, tmp_path: Path) -> dict[str, bytes]:
     return contents(tmp_path / "clean")
 
 
-def recorded(out: Path) -> list[str]:
-    """The names of the tensors that the journals call done."""
-    lines = [line for path in staging_folder(out).glob("journal-*") for line in path.read_text().splitlines()[1:]]
-    return [json.loads(line)[0] for line in lines]
+def recorded(out: Path) -> list[Placed]:
+    """The tensors that the journals call done, and where they lie."""
+    with Journal(staging_folder(out), None, sync=lambda: None) as journal:
+        return list(journal.placed.values())
 
 
 def assert_no_model(out: Path) -> None:
@@ -103,8 +103,8 @@ def test_a_staged_tensor_that_was_damaged_is_computed_again(
     out = tmp_path / "out"
     run_until_killed(plan, out, 200)
     done = recorded(out)
-    damaged = next(output for output in plan.outputs if output.name == done[len(done) // 2])
-    with open(staging_folder(out) / "model.safetensors.part", "r+b") as stream:
+    damaged = done[len(done) // 2]
+    with open(staging_folder(out) / damaged.file, "r+b") as stream:
         stream.seek(damaged.end - 1)
         last = stream.read(1)[0]
         stream.seek(damaged.end - 1)

@@ -1,0 +1,346 @@
+"""What a lock says of a plan: the names and digests of what it reads, and of every tensor it makes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from mergec.errors import InputError, RunError, UsageError
+from mergec.graph import Kind, Plan, listing, walk
+from mergec.io.digests import Report, file_digest
+from mergec.io.lockfile import (
+    LOCK_NAME,
+    LockedFile,
+    LockedModel,
+    LockedRecipe,
+    LockedTensor,
+    LockFile,
+    MadeFile,
+    lock_text,
+    read_lock,
+    weights_digest,
+)
+from mergec.io.tensors import TensorRef
+
+
+def numerics(plan: Plan, device_class: str) -> dict[str, str]:
+    """What the last bits of a result may depend on beside plan and inputs: versions, the device's class.
+
+    Tensors are taken over from an earlier run only where all of it is equal. Not-a-number values that one run was
+    told to write are none that another was told to write.
+    """
+    facts = {"mergec": _version("mergec"), "torch": _version("torch"), "device": device_class}
+    return facts | ({"nonfinite": "written"} if plan.allow_nonfinite else {})
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def action_keys(plan: Plan, content: Mapping[str, str]) -> dict[str, str]:
+    """A key per output tensor: equal keys, equal bytes. `content` names the bytes of each input file.
+
+    It is the plan key with an input's content in place of its name, so neither paths nor nicknames are in it; nor are
+    tile, workers, shards and device, on which no byte depends.
+    """
+
+    return _keys(plan, lambda ref: f"{content[ref.file]} {ref.begin} {ref.end}")
+
+
+def plan_keys(plan: Plan) -> dict[str, str]:
+    """A key per output tensor known from headers alone: inputs stand in it by the model's reference and their name."""
+    names = {
+        file.path: f"{model.reference} {_name_in(file.path, model.origin) if model.role == 'artifact' else ''}"
+        for model in reversed(plan.models)
+        for file in plan.files
+        if _name_in(file.path, model.origin)
+    }
+    return _keys(plan, lambda ref: f"{names.get(ref.file, ref.file)} {ref.name}")
+
+
+def _keys(plan: Plan, identity: Callable[[TensorRef], str]) -> dict[str, str]:
+    kinds = [_kind_key(plan, kind) for kind in plan.kinds]
+    keys = {}
+    for output in plan.outputs:
+        sources = [(identity(ref), ref.dtype, ref.shape) for ref in output.sources]
+        text, is_random = kinds[output.kind]
+        keys[output.name] = _digest(repr((text, output.tensor if is_random else "", sources)))
+    return keys
+
+
+def _kind_key(plan: Plan, kind: Kind) -> tuple[str, bool]:
+    """What tensors of a kind have in common, and whether random numbers are drawn for them.
+
+    A copy is a copy by whatever method.
+    """
+    order = walk(plan.root(kind))
+    is_random = any(name == "stream" for node in order for name, _ in node.attrs)
+    return "\n".join([*graph_text(plan, kind), str(kind.shape), "" if len(order) == 1 else plan.method]), is_random
+
+
+def graph_text(plan: Plan, kind: Kind) -> tuple[str, ...]:
+    """A kind's graph as text; what it loads is numbered from 0, for which number a model has says nothing."""
+    root = plan.root(kind)
+    numbers = {slot: number for number, slot in enumerate(kind.slots)}
+    return tuple(
+        line.replace(f"slot={node.attr('slot')}", f"slot={numbers[node.attr('slot')]}", 1)
+        if node.op == "load"
+        else line
+        for node, line in zip(walk(root), listing(root), strict=True)
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def input_digests(plan: Plan, report: Report | None = None, verify: bool = False) -> dict[str, str]:
+    """The SHA-256 of every file the plan reads, hashed unless the hub gives it or it is remembered."""
+    return {
+        source.path: source.sha256 if source.sha256 and not verify else file_digest(source.path, report, verify)
+        for source in plan.files
+    }
+
+
+def locked_recipe(plan: Plan, digests: Mapping[str, str]) -> LockedRecipe:
+    """What the lock beside a recipe says: names, digests and keys; the same on every machine."""
+    keys, actions = plan_keys(plan), action_keys(plan, digests)
+    graphs = [graph_text(plan, kind) for kind in plan.kinds]
+    names = [_digest("\n".join(graph))[:12] for graph in graphs]
+    return LockedRecipe(
+        plan=plan.hash(),
+        method=plan.method,
+        overrides=plan.overrides,
+        graphs=dict(zip(names, graphs, strict=True)),
+        models={model.reference: _locked_model(plan, number, digests) for number, model in enumerate(plan.models)},
+        tensors={
+            output.name: LockedTensor(
+                dtype=output.dtype,
+                shape=output.shape,
+                plan=keys[output.name],
+                action=actions[output.name],
+                graph=names[output.kind],
+            )
+            for output in plan.outputs
+        },
+    )
+
+
+def _locked_model(plan: Plan, number: int, digests: Mapping[str, str]) -> LockedModel:
+    model = plan.models[number]
+    files = {name: file for file in plan.files if (name := _name_in(file.path, model.origin))}
+    commit = model.origin.rpartition("@")[2] if model.origin.startswith("hf://") else None
+    return LockedModel(
+        role=model.role,
+        commit=commit,
+        files={
+            name: LockedFile(bytes=file.file_bytes, header=file.header_sha256, sha256=digests[file.path])
+            for name, file in files.items()
+        },
+    )
+
+
+def _name_in(path: str, origin: str) -> str:
+    """What a file is called in a model; "" if it is not of that model."""
+    if path == origin:
+        return os.path.basename(path)
+    return path.removeprefix(f"{origin}/") if path.startswith(f"{origin}/") else ""
+
+
+def build_hash(recipe: LockedRecipe, domain: Mapping[str, str]) -> str:
+    """A digest of what determines every bit: the plan, the inputs' content, the numerics."""
+    inputs = sorted({file.sha256 for model in recipe.models.values() for file in model.files.values()})
+    return hashlib.sha256(json.dumps([recipe.plan, inputs, dict(domain)], sort_keys=True).encode()).hexdigest()
+
+
+def made_lock(
+    plan: Plan,
+    recipe: LockedRecipe,
+    domain: Mapping[str, str],
+    digests: Mapping[str, str],
+    side_files: Mapping[str, MadeFile],
+    out: Path,
+) -> str:
+    """The text of an output's lock. `digests` are the SHA-256 of its tensors by name."""
+    tensors = {
+        output.name: recipe.tensors[output.name].model_copy(
+            update={
+                "sha256": digests[output.name],
+                "file": plan.shards[output.shard].file,
+                "range": (output.begin, output.end),
+            }
+        )
+        for output in plan.outputs
+    }
+    made = recipe.model_copy(update={"tensors": tensors, "numerics": dict(domain), "build": build_hash(recipe, domain)})
+    path = os.path.relpath(plan.recipe_path, out) if plan.recipe_path else plan.name
+    files = {**side_files, **_shards(plan, digests)}
+    return lock_text(LockFile(recipes={Path(path).as_posix(): made}, files=files))
+
+
+def _shards(plan: Plan, digests: Mapping[str, str]) -> dict[str, MadeFile]:
+    inside: list[list[str]] = [[] for _ in plan.shards]
+    for output in sorted(plan.outputs, key=lambda output: (output.begin, output.end)):
+        inside[output.shard].append(digests[output.name])
+    return {
+        shard.file: MadeFile(
+            bytes=shard.file_bytes, sha256=weights_digest(shard.header, tensors), header=len(shard.header)
+        )
+        for shard, tensors in zip(plan.shards, inside, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Why a lock is not what it was: its cause, what that is, and the tensors it concerns."""
+
+    cause: Literal["recipe", "input"]
+    what: str
+    tensors: tuple[str, ...] = ()
+
+
+def differences(old: LockedRecipe, new: LockedRecipe) -> list[Difference]:
+    """What has changed from one lock of a recipe to the next; empty if and only if they are equal."""
+    gone = tuple(name for name in old.tensors if name not in new.tensors)
+    result = [Difference("recipe", "no longer in the result", gone)] if gone else []
+    for cause, state in (("recipe", False), ("input", True)):
+        names = [name for name in new.tensors if _is_changed(name, old, new) and _is_same_plan(name, old, new) == state]
+        result += [Difference(cause, why, some) for why, some in reasons(names, old, new).items()]  # type: ignore[arg-type]
+    if not any(one.cause == "input" for one in result):
+        result += [Difference("input", f"{file} has other content") for file in changed_files(old, new)]
+    if not result and old.plan != new.plan:
+        result.append(Difference("recipe", "a file beside the weights changed"))
+    if not result and _plain(old) != _plain(new):
+        result.append(Difference("recipe", "models are named, found or used otherwise"))
+    return result
+
+
+def _plain(recipe: LockedRecipe) -> object:
+    """What is locked before anything is made."""
+    return recipe.plan, recipe.method, recipe.overrides, recipe.models
+
+
+def _is_changed(name: str, old: LockedRecipe, new: LockedRecipe) -> bool:
+    before = old.tensors.get(name)
+    return before is None or before.action != new.tensors[name].action
+
+
+def _is_same_plan(name: str, old: LockedRecipe, new: LockedRecipe) -> bool:
+    before = old.tensors.get(name)
+    return before is not None and before.plan == new.tensors[name].plan
+
+
+def reasons(names: Iterable[str], old: LockedRecipe, new: LockedRecipe) -> dict[str, tuple[str, ...]]:
+    """Tensors by the reason why they are not what they were; one reason for all whose same settings changed."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        what, values = _reason(name, old, new)
+        groups.setdefault(what, {}).setdefault(values, []).append(name)
+    result = {}
+    for what, by_values in groups.items():
+        values = next(iter(by_values)) if len(by_values) == 1 else "by different amounts"
+        result[f"{what} {values}".rstrip()] = tuple(name for some in by_values.values() for name in some)
+    return result
+
+
+def _reason(name: str, old: LockedRecipe, new: LockedRecipe) -> tuple[str, str]:
+    """What changed about a tensor, and from which values to which."""
+    before, now = old.tensors.get(name), new.tensors[name]
+    if before is None:
+        return "new in the result", ""
+    if before.action == now.action:
+        return "modified in the output since it was made", ""
+    if before.plan == now.plan:
+        return f"input changed: {', '.join(changed_files(old, new))}", ""
+    if old.method != new.method:
+        return "method changed:", f"{old.method} -> {new.method}"
+    if (before.dtype, before.shape) != (now.dtype, now.shape):
+        return "type changed:", f"{before.dtype} {list(before.shape)} -> {now.dtype} {list(now.shape)}"
+    settings = _settings(old.graphs.get(before.graph, ()), new.graphs.get(now.graph, ()))
+    if settings is None:
+        return "recipe changed: it takes other steps", ""
+    if not settings:
+        return "recipe changed: it reads other models", ""
+    return f"recipe changed: {', '.join(settings)}:", ", ".join(f"{a} -> {b}" for a, b in settings.values())
+
+
+_SETTING = re.compile(r" (\w+)=(\([^)]*\)|\S+)")
+
+
+def _settings(old: Iterable[str], new: Iterable[str]) -> dict[str, tuple[str, str]] | None:
+    """The settings, by name, that differ between two graphs of the same steps; None if their steps differ."""
+    before, now = list(old), list(new)
+    if [_SETTING.sub("", line) for line in before] != [_SETTING.sub("", line) for line in now]:
+        return None
+    changed: dict[str, tuple[str, str]] = {}
+    for one, other in zip(before, now, strict=True):
+        step = one.split()[2]
+        for (name, was), (_, is_) in zip(_SETTING.findall(one), _SETTING.findall(other), strict=True):
+            if was != is_:
+                changed.setdefault(f"{step} {name}", (was, is_))
+    return changed
+
+
+def other_numerics(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """The reason where the earlier output was computed elsewhere: equal plans may differ in their last bits there."""
+    facts = [
+        f"{fact} {old.get(fact, 'unknown')} -> {new.get(fact, 'unknown')}"
+        for fact in sorted({*old, *new})
+        if old.get(fact) != new.get(fact)
+    ]
+    return f"numerics changed: {', '.join(facts)}"
+
+
+def changed_files(old: LockedRecipe, new: LockedRecipe) -> list[str]:
+    """Input files that have other content now, as `model/file`."""
+    before, now = _contents(old), _contents(new)
+    return [f"{model}/{file}" for (model, file), sha256 in now.items() if before.get((model, file)) != sha256]
+
+
+def _contents(recipe: LockedRecipe) -> dict[tuple[str, str], str]:
+    return {
+        (reference, name): file.sha256
+        for reference, model in recipe.models.items()
+        for name, file in model.files.items()
+    }
+
+
+def lock_of(recipe: Path) -> Path:
+    """Where the lock of a recipe lies: beside it, one for all recipes of the folder."""
+    return recipe.parent / LOCK_NAME
+
+
+def read_locked(recipe: Path) -> LockedRecipe:
+    """What the lock beside a recipe says of it; raises InputError (E620, E621) if it says nothing."""
+    path = lock_of(recipe)
+    found = read_lock(path).recipes.get(recipe.name)
+    if found is None:
+        raise InputError("E620", f"{path} has no entry for {recipe.name}", f"mergec lock {recipe}")
+    return found
+
+
+def write_locked(recipe: Path, locked: LockedRecipe) -> Path:
+    """Put a recipe into the lock beside it; the entries of other recipes stay. Returns the lock's path."""
+    path = lock_of(recipe)
+    others = read_lock(path) if path.exists() else LockFile(recipes={})
+    if others.files is not None:
+        what = f"{recipe.parent} is the output of a merge, and its lock says how it was made"
+        raise UsageError("E622", what, "copy the recipe to another folder")
+    lock = LockFile(recipes={**others.recipes, recipe.name: locked})
+    draft = path.with_name(f".{LOCK_NAME}.{os.getpid()}")
+    try:
+        draft.write_text(lock_text(lock), encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise RunError("E412", f"cannot write {path}: {error.strerror}", "is the folder yours?") from None
+    return path
