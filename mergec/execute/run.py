@@ -22,6 +22,7 @@ from mergec.io.verify import verify
 from mergec.lock import action_keys, input_digests, locked_recipe, made_lock, numerics, other_numerics, reasons
 
 Notice = Callable[[Decision], None]
+"""Takes what was decided, where there was anything to be taken over or compared with."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def run(
         with Journal(folder, domain, staging.sync) as journal:
             job = _Job(plan, staging, journal, report)
             decision = job.take_over(out, rebuild)
-            if notice:
+            if notice and (decision.kept or decision.reused or decision.computed):
                 notice(decision)
             taken = {*decision.kept, *decision.reused}
             read_bytes = job.compute([output for output in plan.outputs if output.name not in taken], target)

@@ -791,7 +791,7 @@ def test_overrides_are_checked_like_the_recipe(override: str, line: str, sound: 
         ("plan recipe.yml --max-memory lots", "Invalid value for '--max-memory': 'lots' is not a size; expected a number with a unit, such as 5GB, 512MiB or 1000000"),
         ("run recipe.yml --workers 0", "Invalid value for '--workers': 0 is not in the range x>=1."),
         ("rn recipe.yml", "no command 'rn'; did you mean 'run'?"),
-        ("frobnicate", "no command 'frobnicate'; known here: check, explain, inspect, materialize, methods, new, plan, run, schema"),
+        ("frobnicate", "no command 'frobnicate'; known here: check, explain, inspect, lock, materialize, methods, new, plan, run, schema, status, verify"),
         ("run", "Missing argument 'RECIPE'."),
         ("run recipe.yml out more", "Got unexpected extra argument (more)"),
     ],
