@@ -161,10 +161,8 @@ def main() -> None:
         moments = sorted(source.uniform(0, seconds) for _ in range(options.kills))
         for moment in moments:
             how, kept, read = kill_at(recipe, out, moment, expected)
-            how = "killed" if killed else "done"
-            print(
-                f"{how} at {moment:5.2f} s: kept {kept:2} of {whole['tensors']}, read {read / whole['read_bytes']:4.0%}"
-            )
+            share = read / whole["read_bytes"]
+            print(f"{how} at {moment:5.2f} s: kept {kept:2} of {whole['tensors']}, then read {share:4.0%}")
         broken_read(recipe, out, expected)
         if os.geteuid() == 0:
             full_disk(recipe, folder, options.megabytes, expected)
