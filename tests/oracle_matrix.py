@@ -122,6 +122,18 @@ def iso_cts_matrix(deltas: list[Array], common_share: float = 0.8) -> Array:
     return polar(u) @ polar(v) * (s.mean() if s.size else 0.0)
 
 
+def wudi_matrix(deltas: list[Array], iterations: int = 300, learning_rate: float = 1e-5) -> Array:
+    """Adam on the loss as it is written, task by task."""
+    x = np.sum(deltas, axis=0)
+    first, second = np.zeros_like(x), np.zeros_like(x)
+    for step in range(1, iterations + 1):
+        parts = [2 * (x - d) @ d.T @ d / (d * d).sum() for d in deltas if d.any()]
+        gradient = np.sum(parts, axis=0) if parts else np.zeros_like(x)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        x = x - learning_rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    return np.asarray(x)
+
+
 def by_matrix(merge: Callable[..., Array]) -> Callable[..., Array]:
     """A method that merges weighted deltas of matrices by a function and other tensors as vectors."""
 
@@ -148,4 +160,5 @@ MATRIX_METHODS: dict[str, Callable[..., Any]] = {
     "tsv": by_matrix(tsv_matrix),
     "iso_c": by_matrix(iso_c_matrix),
     "iso_cts": by_matrix(iso_cts_matrix),
+    "wudi": by_matrix(wudi_matrix),
 }

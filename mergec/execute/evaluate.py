@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mergec.graph import Kind, Node, Step
@@ -16,6 +17,19 @@ Load: TypeAlias = "Callable[[int, int, int], Tensor]"
 
 Emit: TypeAlias = "Callable[[int, Tensor], None]"
 """(start, tile): takes the entries of the result from `start` on, each once and in order."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: so many would wait for each other, and LAPACK's last bits follow their number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def evaluate(

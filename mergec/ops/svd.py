@@ -71,20 +71,28 @@ def _keeps_nothing(node: Node) -> Remark | None:
     return Remark("rank_ratio", "W651", what, "set rank_ratio to a larger share")
 
 
-def _scratch(node: Node) -> int:
-    """Bytes per entry: an SVD (its copies, factors and workspace), and the factors of all models side by side."""
-    numel, least = max(1, node.type.numel), min(node.type.shape)
-    dtype = max(4, node.type.item_bytes)
-    models = len(node.inputs)
-    kept = min(int(node.attr("rank")), least) if node.op == "merge_singular" else math.ceil(least / models)
-    columns = models * kept if models > 1 else least
-    factors = columns * sum(node.type.shape)
-    svd = 3 * numel + 8 * least * least
-    stacked = 5 * factors + 8 * least * min(columns, max(node.type.shape)) if models > 1 else 0
-    return math.ceil(dtype * (svd + 2 * factors + stacked + numel) / numel)
+def _svd_entries(height: int, width: int) -> int:
+    """What an SVD allocates, counted in entries: a copy, the vectors, and LAPACK's workspace."""
+    return 3 * height * width + 4 * min(height, width) ** 2
 
 
-@op("whole", "delta* -> delta", scratch_bytes=_scratch, remark=_keeps_nothing)
+def _sum_scratch(node: Node) -> int:
+    """Bytes per entry of a sum, its SVD and a product of the vectors; of as much again where deltas are cut first."""
+    numel = max(1, node.type.numel)
+    return math.ceil(max(4, node.type.item_bytes) * (3 * numel + _svd_entries(*node.type.shape)) / numel)
+
+
+def _stack_scratch(node: Node) -> int:
+    """Bytes per entry of the factors of all models, apart and side by side, and of one SVD, the largest."""
+    (height, width), models = node.type.shape, len(node.inputs)
+    least, numel = min(height, width), max(1, node.type.numel)
+    columns = models * min(node.attr("rank"), least) if node.op == "merge_singular" else least
+    factors = columns * (height + width)
+    largest = max(_svd_entries(height, width), factors + _svd_entries(max(height, width), columns))
+    return math.ceil(max(4, node.type.item_bytes) * (2 * factors + largest + 2 * numel) / numel)
+
+
+@op("whole", "delta* -> delta", scratch_bytes=_stack_scratch, remark=_keeps_nothing)
 def merge_singular(*deltas: Tensor, rank: int) -> Tensor:
     """Keep `rank` singular values of each delta, make the vectors of all models orthogonal, put them together.
 
@@ -100,7 +108,7 @@ def merge_singular(*deltas: Tensor, rank: int) -> Tensor:
     return merged.to(deltas[0].dtype)
 
 
-@op("whole", "delta* -> delta", scratch_bytes=_scratch, remark=_keeps_nothing)
+@op("whole", "delta* -> delta", scratch_bytes=_sum_scratch, remark=_keeps_nothing)
 def merge_isotropic(*deltas: Tensor, rank: int) -> Tensor:
     """The sum of the deltas with every singular value replaced by their mean.
 
@@ -126,7 +134,7 @@ def _mean(s: Tensor) -> Tensor:
     return s.sum() / max(1, s.numel())
 
 
-@op("whole", "delta* -> delta", scratch_bytes=_scratch)
+@op("whole", "delta* -> delta", scratch_bytes=_stack_scratch)
 def merge_isotropic_spaces(*deltas: Tensor, common_share: float) -> Tensor:
     """The common directions of all deltas and those of each, made orthogonal, all with the same singular value.
 

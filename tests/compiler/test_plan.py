@@ -50,6 +50,7 @@ parameters:
     "twin": BASED + "parameters: {rank: 2, lambda: 0.3}",
     "tall_mask": BASED + "parameters: {mask_lambda: 0.5}",
     "task_arithmetic": BASED + "parameters: {weight: [{filter: lm_head, value: 0}, {value: 0.4}], normalize: true}",
+    "wudi": BASED + "parameters: {iterations: 100}",
     "tsv": BASED + "parameters: {vectors: base}",
     "ties": BASED + "parameters: {weight: 0.5, density: 0.5}",
 }

@@ -94,6 +94,22 @@ def test_a_run_stays_under_the_peak_its_plan_states(method: str, models: list[Pa
     assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
 
 
+@pytest.mark.parametrize("shape", [(1024, 1024), (4096, 256), (256, 2048)], ids=str)
+@pytest.mark.parametrize("method", ["fr", "tsv", "iso_c", "iso_cts", "wudi"])
+def test_whole_matrices_take_no_more_than_their_scratch(method: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    for number in range(4):
+        generator = torch.Generator().manual_seed(number)
+        tensors = {name: torch.empty(shape, dtype=torch.bfloat16).normal_(generator=generator) for name in "vw"}
+        (tmp_path / str(number)).mkdir()
+        save_file(tensors, tmp_path / str(number) / "model.safetensors")
+    base, *others = (tmp_path / str(number) for number in range(4))
+    parameters = {"iterations": 3} if method == "wudi" else {"filter": "reference"} if method == "fr" else {}
+    plan = mergec.compile(write_recipe(tmp_path, method, others, parameters=parameters, base_model=base), workers=2)
+    peak = peak_of(lambda: plan.run(tmp_path / "out", device="cpu"))
+    print(method, shape, peak // MIB, plan.memory.peak_bytes // MIB)
+    assert peak < plan.memory.peak_bytes
+
+
 @pytest.mark.parametrize("method", ["ties", "slerp", "model_stock"])
 @pytest.mark.parametrize("limit", [48 * MIB, 128 * MIB])
 def test_a_limit_is_kept_at_the_cost_of_workers_and_tiles(

@@ -30,6 +30,8 @@ VALUES: dict[str, Any] = {
     "lambda": 1.25,
     "cutoff": 0.2,
     "common_share": 0.6,
+    "iterations": 40,
+    "learning_rate": 1e-3,
 }
 # ... and one that must give another result; the exception is documented to change nothing.
 OTHER: dict[str, Any] = {
@@ -49,6 +51,8 @@ OTHER: dict[str, Any] = {
     "vectors": "base",
     "rank_ratio": 0.2,
     "common_share": 0.2,
+    "iterations": 30,
+    "learning_rate": 2e-3,
 }
 WITHOUT_EFFECT = {"int8_mask": True}
 

@@ -128,6 +128,10 @@ def test_merges_of_two_4x5_matrices(method: str, golden: str, parameters: dict[s
     torch.testing.assert_close(found, torch.tensor(GOLDENS["two_4x5"][golden]), rtol=0, atol=1e-5)
 
 
+def test_wudi() -> None:
+    assert_equal(merged_delta("wudi", "ABC", {"iterations": 300}, []), GOLDENS["wudi_300_iterations_ABC"])
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_model_stock_has_one_ratio_per_tensor_at_any_scale(scale: float) -> None:
     base = {name: torch.zeros_like(value).double() for name, value in BASE.items()}
