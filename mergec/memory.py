@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from mergec.compiler.inventory import Model, line_up
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.schedule import LARGEST_TILE, make_kind
 from mergec.errors import Place, Problem, RecipeError
-from mergec.execute.evaluate import evaluate
+from mergec.execute.evaluate import evaluate, one_torch_thread
 from mergec.graph import Kind, Node, TensorType
 from mergec.io.artifact import part_name
 from mergec.io.checkpoint import Checkpoint
@@ -110,5 +111,6 @@ def _evaluated(name: str, type: TensorType, kind: Kind, nodes: Sequence[Node], s
     def emit(start: int, tile: Tensor) -> None:
         result[start : start + tile.numel()] = tile
 
-    evaluate(kind, nodes, name=name, tile=LARGEST_TILE, load=load, emit=emit, device=device)
+    with one_torch_thread() if kind.kind_class == "whole" else nullcontext():  # the bits that a run gives
+        evaluate(kind, nodes, name=name, tile=LARGEST_TILE, load=load, emit=emit, device=device)
     return result.view(type.shape)

@@ -20,8 +20,8 @@ Emit: TypeAlias = "Callable[[int, Tensor], None]"
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: so many would wait for each other, and LAPACK's last bits follow their number."""
+def one_torch_thread() -> Iterator[None]:
+    """Let torch compute in one thread: the last bits of LAPACK depend on their number."""
     import torch
 
     before = torch.get_num_threads()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, UsageError
-from mergec.execute.evaluate import evaluate
+from mergec.execute.evaluate import evaluate, one_torch_thread
 from mergec.graph import Kind, Output, Plan
 from mergec.io.reader import Reader
 from mergec.io.staging import Staging
@@ -91,14 +91,8 @@ def one_thread(plan: Plan) -> Iterator[None]:
     if not _computes(plan):
         yield
         return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_torch_thread():
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _computes(plan: Plan) -> bool:
