@@ -286,7 +286,7 @@ def _settings(old: Iterable[str], new: Iterable[str]) -> dict[str, tuple[str, st
     for one, other in zip(before, now, strict=True):
         step = one.split()[2]
         for (name, was), (_, is_) in zip(_SETTING.findall(one), _SETTING.findall(other), strict=True):
-            if was != is_:
+            if was != is_ and not (name == "weights" and any(key.endswith(" weight") for key in changed)):
                 changed.setdefault(f"{step} {name}", (was, is_))
     return changed
 

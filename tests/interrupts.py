@@ -13,13 +13,13 @@ from mergec.io.staging import Staging
 
 
 def signal_at(write: int, number: int) -> None:
-    """Send this process a signal in place of one of its writes, when what was written before is in the journal."""
+    """Send this process a signal in place of one of its writes; a deadly one when the journal has been written."""
     whole, left = Staging.write, [write]
 
     def counted(self: Staging, shard: int, position: int, buffer: memoryview) -> None:
         left[0] -= 1
         if left[0] == 0:
-            time.sleep(0.3)
+            time.sleep(0.3 if number == signal.SIGKILL else 0)
             os.kill(os.getpid(), number)
         elif -8 < left[0] < 0 and number == signal.SIGKILL:  # another worker, which is to come no further
             time.sleep(60)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import itertools
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,6 +127,64 @@ def test_nothing_is_kept_when_the_recipe_or_an_input_has_changed(
     source = Path(plan.files[0].path)
     os.utime(source, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns + 1))
     assert plan.run(out, device="cpu").kept == 0
+    assert contents(out) == clean
+
+
+def test_tensors_that_another_recipe_has_in_common_are_kept(plan: mergec.Plan, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_until_killed(plan, out, 250)
+    done = len(recorded(out))
+    weight = [{"filter": "mlp", "value": 0.3}, {"value": 0.5}]
+    other = mergec.compile(tmp_path / "recipe.yml", overrides={"parameters.weight": weight})
+    result = other.run(out, device="cpu")
+    assert 0 < result.kept < done
+    other.run(tmp_path / "clean", device="cpu")
+    assert contents(out) == contents(tmp_path / "clean")
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 20_000])
+def test_another_layout_keeps_everything(plan: mergec.Plan, tmp_path: Path, shard_bytes: int) -> None:
+    out = tmp_path / "out"
+    run_until_killed(plan, out, 250)
+    done = len(recorded(out))
+    other = mergec.compile(tmp_path / "recipe.yml", shard_bytes=shard_bytes)
+    run_until_killed(other, out, done // 2)
+    assert_no_model(out)
+    assert other.run(out, device="cpu").kept >= done
+    other.run(tmp_path / "clean", device="cpu")
+    assert contents(out) == contents(tmp_path / "clean")
+
+
+@pytest.mark.parametrize("call", [1, 77, 150])
+@pytest.mark.parametrize(
+    ("function", "error", "code"), [("preadv", errno.EIO, "E410"), ("pwrite", errno.ENOSPC, "E412")]
+)
+def test_a_disk_that_fails_leaves_no_model_and_the_next_run_goes_on(
+    plan: mergec.Plan,
+    clean: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    error: int,
+    code: str,
+    call: int,
+) -> None:
+    real, calls = getattr(os, function), itertools.count(1)
+
+    def fail(*arguments: Any) -> int:
+        if next(calls) == call:
+            raise OSError(error, os.strerror(error))
+        return int(real(*arguments))
+
+    monkeypatch.setattr(os, function, fail)
+    out = tmp_path / "out"
+    with pytest.raises(mergec.RunError, match=code):
+        plan.run(out, device="cpu")
+    assert_no_model(out)
+    monkeypatch.undo()
+    done = len(recorded(out))
+    assert done == 0 or call > 1
+    assert plan.run(out, device="cpu").kept == done
     assert contents(out) == clean
 
 
