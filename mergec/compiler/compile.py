@@ -11,7 +11,7 @@ from mergec.compiler.inventory import Inventory, Model, line_up, model_uses, ope
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.names import fold
 from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, lay_out, make_kind, promise_memory
-from mergec.compiler.sidefiles import manifest_file, side_files
+from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.errors import InputError, Place, Problem, RecipeError, count
 from mergec.graph import Graph, Plan, SourceFile, walk
 from mergec.io.tensors import TensorRef
@@ -113,7 +113,7 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
         raise RecipeError([error.at(recipe.document.place(("merge_method",)))]) from None
     files, notes = side_files(recipe, analysis.bound.method, analysis.models, inventory, outputs, shards, recipe_text)
     if analysis.bound.method.makes_artifact:
-        files = (*files, manifest_file(analysis.bound, shards))
+        files = (*files, *artifact_files(analysis.bound, shards))
     return Plan(
         name=plan_name(recipe),
         method=f"{recipe.merge_method} (version {analysis.bound.method.version})",

@@ -19,7 +19,8 @@ from mergec.graph import Graph, Node, TensorType, walk
 from mergec.io.artifact import SHARED_FILE, expert_file, part_name
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.artifact import Artifact, pieces
-from mergec.ops.basic import cast, load
+from mergec.ops.basic import cast, diff, load
+from mergec.ops.parts import gate
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
 from mergec.recipe.bind import Bound, Input
 from mergec.recipe.settings import NoValueError, Resolved, Scope, resolve
@@ -104,7 +105,7 @@ def _resolve(parameter: Parameter, scopes: list[Scope], t: float, input: Input |
 
 def lower(bound: Bound, inventory: Inventory) -> tuple[list[Lowered], Graph, list[Problem]]:
     """The graphs of all output tensors, or every reason why some have none."""
-    lowering = _Lowering(bound)
+    lowering = _Lowering(bound, frozenset(inventory.layers))
     outputs = []
     for name, row in inventory.rows.items():
         layer = inventory.layers.get(name)
@@ -113,8 +114,9 @@ def lower(bound: Bound, inventory: Inventory) -> tuple[list[Lowered], Graph, lis
 
 
 class _Lowering:
-    def __init__(self, bound: Bound) -> None:
+    def __init__(self, bound: Bound, routed: frozenset[str]) -> None:
         self.bound = bound
+        self._routed = routed
         self.graph = Graph()
         self._roots: dict[Any, tuple[_Root, ...]] = {}
         self._filters = sorted(_filters(bound))
@@ -138,7 +140,9 @@ class _Lowering:
             if built is None:
                 return []
             self._roots[key] = built
-        return [_lowered(name, row, root) for root in self._roots[key]]
+        # embeddings, heads and norms are not what a layer's input is routed by
+        roots = [root for root in self._roots[key] if root.part != "gate" or name in self._routed]
+        return [_lowered(name, row, root) for root in roots]
 
     def _resolved(self, name: str, row: Sequence[TensorRef], t: float) -> tuple[_Root, ...] | None:
         """The graphs of one tensor; None, and a note of the reason, where its settings do not allow one."""
@@ -175,15 +179,23 @@ class _Lowering:
         out = recipe.out_dtype or given
         if isinstance(merged, Node):
             return (self._root("", "", merged, out),)
-        return tuple(self._artifact(merged, out))
+        return tuple(self._artifact(merged, self._gates(base, models), out))
 
-    def _artifact(self, made: Artifact, dtype: str) -> Iterator[_Root]:
+    def _gates(self, base: Node | None, models: Sequence[Node]) -> list[Mapping[str, Node]]:
+        """For each task what its router needs of a matrix."""
+        router = self.bound.router
+        if base is None or router.scores == "none" or len(base.type.shape) != 2:
+            return [{} for _ in models]
+        rank = min(router.rank, *base.type.shape)
+        return [{"gate": gate(diff(model, base), rank=rank)} for model in models]
+
+    def _artifact(self, made: Artifact, gates: list[Mapping[str, Node]], dtype: str) -> Iterator[_Root]:
         """The backbone's tensor, and what is stored beside it; a part without entries is not."""
         yield self._root("", "", made.backbone, dtype)
         if made.shared is not None:
             yield self._root(SHARED_FILE, "delta", made.shared, dtype)
-        for task, parts in zip(self.bound.tasks, made.experts, strict=True):
-            for part, node in parts.items():
+        for task, parts, routed in zip(self.bound.tasks, made.experts, gates, strict=True):
+            for part, node in {**parts, **routed}.items():
                 if node.type.numel:
                     yield self._root(expert_file(task), part, node, dtype)
 

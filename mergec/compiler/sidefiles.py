@@ -6,11 +6,12 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mergec.compiler.inventory import Inventory, Model
 from mergec.graph import Output
-from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, expert_file
+from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, Router, expert_file, router_file
 from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import FLOATS, ITEM_BYTES
@@ -54,13 +55,21 @@ def side_files(
     return tuple(sorted(files, key=lambda file: file.name)), notes
 
 
-def manifest_file(bound: Bound, shards: Sequence[Shard]) -> SideFile:
-    """The manifest of an artifact: its tasks in the models' order, where their parts lie, how they are used."""
+def artifact_files(bound: Bound, shards: Sequence[Shard]) -> tuple[SideFile, ...]:
+    """The manifest of an artifact - its tasks in the models' order, where their parts lie - and the user's router."""
     made = {shard.file for shard in shards}
     files = {task: expert_file(task) if expert_file(task) in made else None for task in bound.tasks}
     shared = SHARED_FILE if SHARED_FILE in made else None
-    manifest = Manifest(f"{bound.method.name} (version {bound.method.version})", RULE, files, shared)
-    return SideFile(ARTIFACT_NAME, text=manifest.to_json())
+    entry = bound.router
+    copied = SideFile(router_file(entry.file), source=str(_beside(bound, entry.file))) if entry.file else None
+    router = Router(entry.scores, entry.rule, entry.top_k, copied.name if copied else None)
+    manifest = Manifest(f"{bound.method.name} (version {bound.method.version})", RULE, files, shared, router)
+    made_here = SideFile(ARTIFACT_NAME, text=manifest.to_json())
+    return (made_here, copied) if copied else (made_here,)
+
+
+def _beside(bound: Bound, file: str) -> Path:
+    return Path(bound.recipe.document.file).parent / file
 
 
 def _copied(donor: Model, tokenizer: Model) -> Iterable[tuple[str, str]]:

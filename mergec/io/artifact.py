@@ -23,6 +23,10 @@ def expert_file(task: str) -> str:
     return f"experts/{task}.safetensors"
 
 
+def router_file(path: str) -> str:
+    return f"router/{Path(path).name}"
+
+
 def part_name(file: str, tensor: str, part: str) -> str:
     """What a part is called in a plan, where names must be unique: `experts/math/model.norm.weight.mask`."""
     folder = "shared" if file == SHARED_FILE else file.removesuffix(".safetensors")
@@ -33,8 +37,8 @@ def part_name(file: str, tensor: str, part: str) -> str:
 class Router:
     """How a mixture of the experts is chosen for an input: a rule over scores, one per task in the manifest's order.
 
-    `scores` is `subspace`, from the parts called gate, or `file`, a file of the user's own; `none` if there is no
-    router. `rule` is softmax, argmax or top-k, of which `top_k` are kept.
+    `scores` is `subspace`, from the parts called gate, or `none`; `file` is a router of the user's own. `rule` is
+    softmax, argmax or top-k, of which `top_k` are kept.
     """
 
     scores: str = "none"

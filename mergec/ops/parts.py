@@ -101,6 +101,29 @@ def factorise(delta: Tensor, *, rank: int) -> Tensor:
     return torch.cat([(left * values)[:, :rank].reshape(-1), right[:rank].reshape(-1)])
 
 
+def _gate(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    dtype = nodes[0].type.dtype
+    return (attrs["rank"], nodes[0].type.shape[1]), dtype if dtype == "float64" else "float32"
+
+
+@op("whole", "delta -> part", scratch_bytes=72, gives=_gate)
+def gate(delta: Tensor, *, rank: int) -> Tensor:
+    """The first right singular vectors of an m x n matrix, rank x n: the inputs it answers to most, for a router.
+
+    They are eigenvectors of the smaller of D D^T and D^T D, in float64; rows beyond the rank of the matrix are 0.
+    SMILE, arXiv:2408.10174, section 4.
+    """
+    import torch
+
+    wide = delta.double()
+    is_tall = wide.shape[0] > wide.shape[1]
+    squares, vectors = torch.linalg.eigh(wide.T @ wide if is_tall else wide @ wide.T)
+    first = vectors[:, -rank:].T.flip(0)
+    rows = first if is_tall else torch.nn.functional.normalize(first @ wide, dim=1)
+    found = squares[-rank:].flip(0) > 1e-12 * squares[-1:]
+    return torch.where(found[:, None], rows, 0).to(torch.float64 if delta.dtype == torch.float64 else torch.float32)
+
+
 def _product(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     rows, columns = attrs["shape"]
     rank = nodes[0].type.shape[-1] if nodes[0].type.shape else 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mergec.errors import Place, Problem, UsageError, count, did_you_mean
 from mergec.ops.registry import Method, Parameter, find_method, methods
-from mergec.recipe.document import Path
-from mergec.recipe.schema import Recipe
+from mergec.recipe.document import Path as DocumentPath
+from mergec.recipe.schema import Recipe, RouterEntry
 from mergec.recipe.settings import Choice, read_setting
 
 
@@ -39,6 +40,10 @@ class Bound:
     def tasks(self) -> tuple[str, ...]:
         """A name for what each model beside the base is good at: the last part of its reference, made unique."""
         return task_names([one.reference for one in self.inputs if not one.is_base])
+
+    @property
+    def router(self) -> RouterEntry:
+        return self.recipe.router or RouterEntry()
 
     @property
     def is_mergekit(self) -> bool:
@@ -72,6 +77,7 @@ def bind(recipe: Recipe) -> tuple[Bound | None, list[Problem]]:
     binder = _Binder(recipe, method)
     binder.check_duplicates()
     binder.check_tokenizer_source()
+    binder.check_router()
     inputs = binder.inputs()
     settings = binder.settings(recipe.parameters, ("parameters",), shared=True)
     problems = [problem for problem in binder.problems if problem.is_error]
@@ -113,7 +119,7 @@ class _Binder:
         hint = "list it to give it settings of its own, or remove it"
         self.problems.append(Problem(place, "W210", what, hint))
 
-    def _note_base_settings(self, settings: Mapping[str, Any], path: Path) -> None:
+    def _note_base_settings(self, settings: Mapping[str, Any], path: DocumentPath) -> None:
         if settings:
             what = f"settings of the base model have no effect in {self.method.name}: deltas are taken from it"
             self.problems.append(Problem(self.document.place((*path, "parameters")), "W211", what, "remove them"))
@@ -144,6 +150,21 @@ class _Binder:
             what = f"found '{source}' for 'tokenizer_source', expected 'base' or a model of this recipe"
             self.problems.append(Problem(place, "E213", what, hint))
 
+    def check_router(self) -> None:
+        router = self.recipe.router
+        if router is None:
+            return
+        if not self.method.makes_artifact:
+            makers = ", ".join(name for name, one in methods().items() if one.makes_artifact)
+            what = f"{self.method.name} makes one dense model, which needs no router"
+            place, hint = self.document.key_place(("router",)), f"remove it; artifacts are made by {makers}"
+            self.problems.append(Problem(place, "E643", what, hint))
+        elif router.file is not None and not (Path(self.document.file).parent / router.file).is_file():
+            place = self.document.place(("router", "file"))
+            self.problems.append(
+                Problem(place, "E644", f"no file '{router.file}' beside the recipe", "paths count from the recipe")
+            )
+
     def _check_count(self, found: int) -> None:
         low, high = self.method.models
         if found >= low and (high is None or found <= high):
@@ -155,7 +176,7 @@ class _Binder:
         hint = "add more under 'models:'" if found < low else "remove the others"
         self.problems.append(Problem(self.document.place(("models",)), "E211", what, hint))
 
-    def settings(self, written: Mapping[str, Any], path: Path, shared: bool) -> dict[str, tuple[Choice, ...]]:
+    def settings(self, written: Mapping[str, Any], path: DocumentPath, shared: bool) -> dict[str, tuple[Choice, ...]]:
         result: dict[str, tuple[Choice, ...]] = {}
         for name, value in written.items():
             parameter = self.method.parameters.get(name)
@@ -171,7 +192,7 @@ class _Binder:
                     result[name] = setting
         return result
 
-    def _unknown(self, name: str, path: Path) -> None:
+    def _unknown(self, name: str, path: DocumentPath) -> None:
         what = f"{self.method.name} has no parameter '{name}'"
         others = [other.name for other in methods().values() if name in other.parameters]
         if others and not did_you_mean(name, self.method.parameters).startswith("did"):
@@ -181,7 +202,7 @@ class _Binder:
         code = "W202" if self.recipe.compat else "E202"
         self.problems.append(Problem(self.document.key_place(path), code, what, hint))
 
-    def _misplaced(self, parameter: Parameter, path: Path) -> None:
+    def _misplaced(self, parameter: Parameter, path: DocumentPath) -> None:
         what = f"'{parameter.name}' holds for the whole merge and has no effect under one model"
         code = "W203" if self.recipe.compat else "E203"
         self.problems.append(

@@ -50,6 +50,18 @@ class ModelEntry(_Strict):
     parameters: Settings = Field(default={}, description="settings for this model; they win over the top level's")
 
 
+class RouterEntry(_Strict):
+    """How a mixture of an artifact's experts is chosen for an input."""
+
+    scores: Literal["subspace", "none"] = Field(
+        default="subspace", description="subspace: by how much an input lies in what a task's deltas listen to"
+    )
+    rank: int = Field(default=1, ge=1, description="directions per matrix and task that the subspace has")
+    rule: Literal["softmax", "argmax", "top-k"] = Field(default="top-k", description="from scores to weights")
+    top_k: int = Field(default=1, ge=1, description="how many experts rule: top-k mixes")
+    file: str | None = Field(default=None, description="a router of your own, a file that is copied into the artifact")
+
+
 class Recipe(_Strict):
     """A merge recipe."""
 
@@ -73,6 +85,9 @@ class Recipe(_Strict):
     compat: Literal["mergekit"] | None = Field(
         default=None,
         description="`mergekit`: that tool's arithmetic where it differs, and its unknown parameters as warnings",
+    )
+    router: RouterEntry | None = Field(
+        default=None, description="for methods that make an artifact: how its experts are chosen"
     )
     name: str | None = Field(default=None, min_length=1, description="a name for the merge; free text")
     metadata: Any = Field(default=None, description="anything you want to keep with the recipe")

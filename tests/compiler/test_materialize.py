@@ -166,7 +166,7 @@ def test_a_changed_expert_is_another_plan(folder: Path) -> None:
 def test_inspect(folder: Path, golden: Any, tmp_path: Path) -> None:
     assert ok("inspect", folder).replace(str(folder), "FOLDER") == golden()
     facts = json.loads(ok("inspect", folder, "--json"))["artifact"]
-    assert facts["tasks"]["a"]["parts"] == {"mask": len(artifacts.SHAPES)}
+    assert facts["tasks"]["a"]["parts"] == {"gate": 4, "mask": len(artifacts.SHAPES)}
 
 
 def test_what_run_and_materialize_print(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
