@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -105,6 +106,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun: `1 tensor`, `2 tensors`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def path_text(path: str) -> str:
+    """A path for people: counted from the current folder where it lies inside it."""
+    try:
+        return path.removeprefix(os.path.join(os.getcwd(), ""))
+    except OSError:  # the current folder is gone
+        return path
 
 
 def size_text(size: float) -> str:

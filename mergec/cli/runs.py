@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mergec.cli.options import compile_options, layout_options, listed, plan_options, run_options, with_seed
+
+if TYPE_CHECKING:
+    from mergec.execute.run import Result
+    from mergec.graph import Plan
 
 
 @click.command()
@@ -114,7 +118,7 @@ def execute(
     return 0
 
 
-def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Any:
+def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Plan:
     from mergec.compiler.compile import compile_recipe
     from mergec.errors import UsageError
     from mergec.graph import Plan
@@ -145,7 +149,7 @@ def _decision(decision: Any, tensors: int, out: Path) -> list[str]:
     return lines
 
 
-def _check_frozen(recipe: Path, plan: Any) -> None:
+def _check_frozen(recipe: Path, plan: Plan) -> None:
     """Refuse to run what the lock beside a recipe does not say (E623)."""
     from mergec.errors import RunError
     from mergec.lock import differences, input_digests, locked_recipe, read_locked
@@ -161,7 +165,7 @@ def _check_frozen(recipe: Path, plan: Any) -> None:
         raise RunError("E623", f"{recipe} is not what its lock says: {what}", hint)
 
 
-def _summary(plan: Any, result: Any, next_steps: list[tuple[str, str]]) -> str:
+def _summary(plan: Plan, result: Result, next_steps: list[tuple[str, str]]) -> str:
     """What was made, and what to do with it."""
     from mergec.errors import count, size_text
 

@@ -10,7 +10,7 @@ from typing import Any
 from mergec.compiler.inventory import Model
 from mergec.compiler.names import fold, layer_counts_of, layers_of, natural
 from mergec.compiler.text import table
-from mergec.errors import size_text
+from mergec.errors import path_text, size_text
 from mergec.io.artifact import ArtifactFiles, is_artifact, open_artifact
 from mergec.io.checkpoint import Checkpoint
 from mergec.io.tensors import TensorRef
@@ -60,7 +60,7 @@ def inspect_facts(model: Model) -> dict[str, Any]:
     layers = layers_of(checkpoint.tensors, layer_counts_of(checkpoint.config))
     named = (checkpoint.config or {}).get("architectures")
     return {
-        "origin": checkpoint.origin,
+        "origin": path_text(checkpoint.origin),
         "architecture": ", ".join(map(str, named)) if named and isinstance(named, list) else "unknown",
         "files": len(checkpoint.files),
         "bytes": sum(file.file_bytes for file in checkpoint.files),

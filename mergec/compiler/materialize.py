@@ -12,7 +12,7 @@ from mergec.compiler.lower import Lowered
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import lay_out, make_kind, promise_memory
 from mergec.compiler.sidefiles import RECIPE_NAME, config_with_dtype, index_text, json_text
-from mergec.errors import InputError, did_you_mean
+from mergec.errors import InputError, did_you_mean, path_text
 from mergec.graph import Graph, ModelUse, Node, Output, Plan, SourceFile, Space, TensorType, walk
 from mergec.io.artifact import ArtifactFiles, open_artifact, ratio_sums
 from mergec.io.checkpoint import INDEX_NAME
@@ -55,10 +55,12 @@ def _by_tensor(files: ArtifactFiles, task: str) -> dict[str, dict[str, TensorRef
         for key, ref in stored.items():
             name, _, part = key.rpartition(".")
             if name not in files.backbone.tensors:
-                what = f"{ref.file} has {key}, and the backbone in {files.folder} has no tensor '{name}'"
+                what = f"{path_text(ref.file)} has {key}, and the backbone in {files.folder} has no tensor '{name}'"
                 raise InputError("E642", what, did_you_mean(name, files.backbone.tensors))
             if part not in PARTS:
-                raise InputError("E642", f"{ref.file} has {key}, a part of no known kind", did_you_mean(part, PARTS))
+                raise InputError(
+                    "E642", f"{path_text(ref.file)} has {key}, a part of no known kind", did_you_mean(part, PARTS)
+                )
             found.setdefault(name, {})["shared" if shared else part] = ref
     return found
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mergec.compiler.compile import Analysis
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import fold
-from mergec.errors import UsageError, count, did_you_mean, size_text
-from mergec.graph import Output, Plan, listing
+from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
+from mergec.graph import ModelUse, Output, Plan, listing
 from mergec.io.tensors import FLOATS
 from mergec.recipe.settings import Resolved
 
@@ -20,7 +21,7 @@ def plan_text(plan: Plan) -> str:
     numel = f"{sum(output.numel for output in dense):,} parameters"
     sections = [
         [f"plan {plan.hash()[:12]}  {plan.name}  {plan.method}"],
-        ["models", *table([(m.role, m.reference, m.origin, m.note) for m in plan.models])],
+        ["models", *table([(m.role, m.reference, origin_text(m), m.note) for m in plan.models])],
         [
             f"result: {count(len(dense), 'tensor')}, {numel}{parts}, {size_text(plan.written_bytes)}",
             *table([(s.file, size_text(s.file_bytes), _shard_count(plan, n)) for n, s in enumerate(plan.shards)]),
@@ -31,6 +32,11 @@ def plan_text(plan: Plan) -> str:
         ["notes", *(f"  {note}" for note in plan.notes)] if plan.notes else [],
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def origin_text(model: ModelUse) -> str:
+    """Where a model lies: an absolute path if the recipe gives one, else one from the current folder."""
+    return model.origin if Path(model.reference).is_absolute() else path_text(model.origin)
 
 
 def memory_text(plan: Plan) -> str:
@@ -138,7 +144,7 @@ def _formula(doc: str) -> str:
 def _input_row(analysis: Analysis, output: Output, slot: int) -> tuple[str, ...]:
     one, ref = analysis.bound.inputs[slot], analysis.inventory.rows[output.tensor][slot]
     read = "" if ref in output.sources else "not needed, not read"
-    return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {ref.file}", read
+    return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", read
 
 
 def _setting_rows(analysis: Analysis, name: str, t: float) -> list[tuple[str, str, str, str]]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mergec.errors import RunError, UsageError
+from mergec.errors import RunError, UsageError, path_text
 from mergec.execute.evaluate import evaluate, one_torch_thread
 from mergec.graph import Kind, Output, Plan
 from mergec.io.reader import Reader
@@ -262,7 +262,7 @@ class _Task:
         import torch
 
         bad = [
-            f"{ref.name} of {ref.file}"
+            f"{ref.name} of {path_text(ref.file)}"
             for slot, ref in self._sources.items()
             if not all(bool(torch.isfinite(self._load(slot, *span)).all()) for span in self._spans(ref, start, tile))
         ]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mergec.errors import InputError, did_you_mean
+from mergec.errors import InputError, did_you_mean, path_text
 from mergec.io.checkpoint import Checkpoint, WeightFile, open_checkpoint, read_json, weight_file
 from mergec.io.tensors import TensorRef, read_header
 
@@ -109,7 +109,7 @@ def open_artifact(folder: Path) -> ArtifactFiles:
     headers = {file: read_header(folder / file) for file in (manifest.shared, *manifest.files.values()) if file}
     shared = headers[manifest.shared].tensors if manifest.shared else {}
     experts = {task: headers[file].tensors if file else {} for task, file in manifest.files.items()}
-    files = tuple(weight_file(str(folder / name), header) for name, header in headers.items())
+    files = tuple(weight_file(str(folder.absolute() / name), header) for name, header in headers.items())
     return ArtifactFiles(folder, manifest, open_checkpoint(folder), shared, experts, files)
 
 
@@ -147,7 +147,9 @@ def ratio_sums(refs: Iterable[TensorRef]) -> tuple[float, float]:
     pairs = []
     for ref in refs:
         if (ref.dtype, ref.shape) != ("float64", (2,)):
-            raise InputError("E642", f"{ref.file} has {ref.name} as {ref.dtype}{list(ref.shape)}, expected float64[2]")
+            raise InputError(
+                "E642", f"{path_text(ref.file)} has {ref.name} as {ref.dtype}{list(ref.shape)}, expected float64[2]"
+            )
         with open(ref.file, "rb") as stream:
             stream.seek(ref.begin)
             pairs.append(struct.unpack("<2d", stream.read(16)))

@@ -50,8 +50,8 @@ def weight_file(path: str, header: Header, sha256: str | None = None) -> WeightF
 class Checkpoint:
     """Headers and small files of one model; no weights.
 
-    `origin` is the folder, or `hf://repo@commit` for a model on the hub. `side_files` maps the file name to
-    the local path it would be copied from.
+    `origin` is the absolute path of the folder, or `hf://repo@commit` for a model on the hub. `side_files` maps the
+    file name to the path it would be copied from.
     """
 
     origin: str
@@ -77,7 +77,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if path.suffix not in _READABLE:
             what = f"{path} is not a file of weights that can be read"
             raise InputError("E303", what, f"give the model's folder, or a file that ends in {', '.join(_READABLE)}")
-        return _checkpoint(path.parent, [path.name], None, {}, origin=str(path))
+        return _checkpoint(path.parent, [path.name], None, {}, origin=str(path.absolute()))
     names, index = weight_file_names(path)
     return _checkpoint(path, names, index, _side_files(path))
 
@@ -86,10 +86,10 @@ def _checkpoint(
     folder: Path, names: list[str], index: Mapping[str, str] | None, side_files: dict[str, str], origin: str = ""
 ) -> Checkpoint:
     headers = {name: _read_header(folder / name) for name in names}
-    files = tuple(weight_file(str(folder / name), header) for name, header in headers.items())
+    files = tuple(weight_file(str(folder.absolute() / name), header) for name, header in headers.items())
     tensors = join_headers(folder, headers, index)
     config = None if origin else read_json(folder / "config.json", missing=None)
-    return Checkpoint(origin or str(folder), files, tensors, config, side_files)
+    return Checkpoint(origin or str(folder.absolute()), files, tensors, config, side_files)
 
 
 def _read_header(path: Path) -> Header:
@@ -198,7 +198,7 @@ def read_json(path: Path, **default: Any) -> Any:
 def _side_files(folder: Path) -> dict[str, str]:
     entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     return {
-        entry.name: str(entry)
+        entry.name: str(entry.absolute())
         for entry in entries
         if entry.is_file() and is_side_file(entry.name, entry.stat().st_size)
     }

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mergec.errors import InputError
+from mergec.errors import InputError, path_text
 from mergec.io.tensors import ITEM_BYTES, Header, TensorRef
 
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -105,7 +105,7 @@ def read_archive(path: Path) -> Header:
     Raises InputError: E311 for a file that cannot be read, E314 for one that is not a sound archive of tensors or
     would have to be executed.
     """
-    file = str(path)
+    file = str(path.absolute())
     try:
         with open(path, "rb") as stream:
             return _read(stream, file, path.stat().st_size)
@@ -113,9 +113,10 @@ def read_archive(path: Path) -> Header:
         raise InputError("E311", f"cannot read {path}: {error.strerror or error}") from None
     except _UnsafeError as error:
         hint = "a file of tensors needs no code; do you trust where it comes from?"
-        raise InputError("E314", f"{file} is not only tensors: {error}, which is refused", hint) from None
+        raise InputError("E314", f"{path_text(file)} is not only tensors: {error}, which is refused", hint) from None
     except zipfile.BadZipFile:
-        what = f"{file} is not an archive of torch.save, or one of torch before 1.6, which cannot be read in place"
+        known = "an archive of torch.save, or one of torch before 1.6, which cannot be read in place"
+        what = f"{path_text(file)} is not {known}"
         raise InputError("E314", what, "load it with torch and save it as safetensors") from None
     except InputError:
         raise
@@ -184,7 +185,7 @@ def _span(
     if set(map(type, numbers)) != {int} or min(numbers) < 0 or len(tensor.shape) != len(tensor.stride):
         raise _broken(file, f"tensor {name!r} has sizes that are not natural numbers")
     if not _is_contiguous(tensor):
-        what = f"{file}: tensor {name!r} is a transposed or strided view"
+        what = f"{path_text(file)}: tensor {name!r} is a transposed or strided view"
         raise InputError("E314", what, "save it with .contiguous(), or the model as safetensors")
     item_bytes = ITEM_BYTES[tensor.storage.dtype]
     begin, size = tensor.offset * item_bytes, math.prod(tensor.shape) * item_bytes
@@ -204,4 +205,4 @@ def _is_contiguous(tensor: _Tensor) -> bool:
 
 
 def _broken(file: str, why: str, hint: str = "is it complete? fetch or copy it again") -> InputError:
-    return InputError("E314", f"{file} is not a sound archive of tensors: {why}", hint)
+    return InputError("E314", f"{path_text(file)} is not a sound archive of tensors: {why}", hint)

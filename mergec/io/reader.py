@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterable
 
-from mergec.errors import RunError
+from mergec.errors import RunError, path_text
 from mergec.io import hub
 from mergec.io.tensors import TensorRef
 
@@ -41,11 +41,11 @@ class Reader:
         try:
             descriptor = os.open(hub.fetch(path), os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
-            raise RunError("E410", f"cannot read {path}: {error.strerror}") from None
+            raise RunError("E410", f"cannot read {path_text(path)}: {error.strerror}") from None
         found, planned = os.fstat(descriptor).st_size, self._sizes.get(path)
         if found != planned:
             os.close(descriptor)
-            what = f"{path} has {found:,} bytes, it had {planned:,} when the plan was made"
+            what = f"{path_text(path)} has {found:,} bytes, it had {planned:,} when the plan was made"
             raise RunError("E411", what, "make a new plan")
         return descriptor
 
@@ -56,7 +56,8 @@ class Reader:
             while buffer:
                 got = os.preadv(descriptor, [buffer], position)
                 if got == 0:
-                    raise RunError("E411", f"{ref.file} ended inside {ref.name}", "it was changed during the run")
+                    what = f"{path_text(ref.file)} ended inside {ref.name}"
+                    raise RunError("E411", what, "it was changed during the run")
                 buffer, position = buffer[got:], position + got
         except OSError as error:
-            raise RunError("E410", f"cannot read {ref.name} from {ref.file}: {error.strerror}") from None
+            raise RunError("E410", f"cannot read {ref.name} from {path_text(ref.file)}: {error.strerror}") from None

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from mergec.errors import InputError, RunError, UsageError, size_text
+from mergec.errors import InputError, RunError, UsageError, path_text, size_text
 from mergec.io import hub
 from mergec.io.journal import is_record
 from mergec.io.layout import Shard, SideFile
@@ -42,7 +42,7 @@ def check_output(out: Path, sources: Iterable[str], force: bool) -> None:
             continue
         folder = Path(source).resolve()
         if place == folder or place in folder.parents or folder in place.parents:
-            what = f"the output {out} is the folder of an input, or inside it or around it: {source}"
+            what = f"the output {out} is the folder of an input, or inside it or around it: {path_text(source)}"
             raise UsageError("E400", what, "choose another output folder")
     nearest = next(path for path in (place, *place.parents) if path.exists())
     if not nearest.is_dir():

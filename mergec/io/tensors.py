@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mergec.errors import InputError, count
+from mergec.errors import InputError, count, path_text
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 
@@ -69,13 +69,13 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Read and verify the header of a local safetensors file.
+    """Read and verify the header of a local safetensors file; its tensors' addresses hold in every folder.
 
     Raises InputError (E310) when the file is truncated, not safetensors, or its spans do not add up.
     """
     try:
         with open(path, "rb") as stream:
-            return parse_header(stream, str(path), os.fstat(stream.fileno()).st_size)
+            return parse_header(stream, str(path.absolute()), os.fstat(stream.fileno()).st_size)
     except OSError as error:
         raise InputError("E311", f"cannot read {path}: {error.strerror or error}") from None
 
@@ -126,7 +126,7 @@ def _tensor_ref(file: str, name: str, entry: Any, start: int) -> TensorRef:
     if set(map(type, numbers)) != {int} or min(numbers) < 0:
         raise _broken(file, f"tensor {name!r} has sizes that are not natural numbers")
     if not isinstance(code, str) or code not in _CODES:
-        what = f"{file}: tensor {name!r} has the unknown dtype {code!r}"
+        what = f"{path_text(file)}: tensor {name!r} has the unknown dtype {code!r}"
         raise InputError("E313", what, f"known are {', '.join(_CODES)}")
     dtype, item_bytes = _CODES[code]
     if math.prod(shape) * item_bytes != end - begin:
@@ -147,7 +147,7 @@ def _check_spans(file: str, tensors: Iterable[TensorRef], start: int, file_bytes
 
 
 def _broken(file: str, why: str, hint: str = "is it a complete safetensors file?") -> InputError:
-    return InputError("E310", f"{file} is not a sound safetensors file: {why}", hint)
+    return InputError("E310", f"{path_text(file)} is not a sound safetensors file: {why}", hint)
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]]) -> bytes:

@@ -12,6 +12,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 MAX_TEXT_BYTES = 256 * 1024
 _MAX_VALUES = 20_000
+_MAX_TOKENS = 6 * _MAX_VALUES  # a key with its value takes four
 _MAX_DEPTH = 32
 
 
@@ -90,8 +91,10 @@ def _compose(text: str, file: str) -> Any:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Scanner = _bounded_scanner(file)
     try:
-        return YAML(typ="safe", pure=True).compose(text)
+        return yaml.compose(text)
     except MarkedYAMLError as error:
         what, mark = error.problem or error.context, error.problem_mark or error.context_mark
         if error.context and error.context_mark and mark.index >= len(text.rstrip()):
@@ -107,6 +110,33 @@ def _compose(text: str, file: str) -> Any:
         raise _refuse(place, "E001", f"not YAML: {str(error).splitlines()[0]}", "remove the character") from None
     except RecursionError:
         raise _too_deep(Place(file, 1, 1)) from None
+
+
+def _bounded_scanner(file: str) -> type:
+    """The library's scanner, which stops at the token that makes a text too deep or too long, not after the last one.
+
+    Its cost grows with the square of the depth, so that a text of brackets alone would take seconds.
+    """
+    from ruamel.yaml.scanner import Scanner
+
+    class Bounded(Scanner):
+        fetched = 0
+
+        def fetch_more_tokens(self) -> Any:
+            mark = self.reader.get_mark()
+            place = Place(file, mark.line + 1, mark.column + 1)
+            self.fetched += 1
+            if self.fetched > _MAX_TOKENS:
+                raise _too_many(place)
+            if len(self.flow_context) + len(self.indents) > _MAX_DEPTH + 2:
+                raise _too_deep(place)
+            return super().fetch_more_tokens()
+
+    return Bounded
+
+
+def _too_many(place: Place) -> RecipeError:
+    return _refuse(place, "E009", "the recipe expands to too many values", "are aliases (*name) nested?")
 
 
 def _too_deep(place: Place) -> RecipeError:
@@ -134,7 +164,7 @@ class _Reader:
         self.values[path] = place
         self._count += 1
         if self._count > _MAX_VALUES:
-            raise _refuse(place, "E009", "the recipe expands to too many values", "are aliases (*name) nested?")
+            raise _too_many(place)
         if depth > _MAX_DEPTH:
             raise _too_deep(place)
         if any(node is outer for outer in self._open):

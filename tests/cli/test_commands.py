@@ -183,6 +183,19 @@ def test_a_saved_plan_runs_and_makes_the_same_bytes(here: Path) -> None:
     assert one == other
 
 
+def test_a_saved_plan_runs_from_any_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "plan.json").write_text(ok("plan", "r.yml", "--json"))
+    assert mergec("run", "r.yml", "from_recipe", "-q").code == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert mergec("run", "../plan.json", "from_plan", "-q") == Called(0, "", "")
+    assert (here / "elsewhere/from_plan/tokenizer.json").exists()
+    one, other = (here / folder / "model.safetensors" for folder in ("elsewhere/from_plan", "from_recipe"))
+    assert one.read_bytes() == other.read_bytes()
+    refused = mergec("run", "../plan.json", "../a")  # the inputs are known as such from here too
+    assert (refused.code, "error[E400]" in refused.err) == (2, True)
+
+
 def test_warnings_are_printed_and_do_not_fail(here: Path) -> None:
     (here / "r.yml").write_text(RECIPE + "compat: mergekit\n")
     called = mergec("check", "r.yml", "--set", "parameters.gamma=0.1")
