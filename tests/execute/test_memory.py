@@ -15,6 +15,7 @@ from checkpoints import write_recipe
 from safetensors.torch import save_file
 
 import mergec
+from mergec.compiler.materialize import compile_task
 
 STATUS = Path("/proc/self/status")
 pytestmark = [
@@ -131,3 +132,20 @@ def test_a_limit_that_cannot_be_kept_is_refused(models: list[Path], tmp_path: Pa
 def test_more_models_need_more_memory(models: list[Path], tmp_path: Path) -> None:
     peaks = [plan_for("ties", models[: 2 + number], tmp_path, workers=2).memory.peak_bytes for number in range(3)]
     assert peaks == sorted(set(peaks))
+
+
+@pytest.mark.parametrize(("method", "scores"), [("emr", "none"), ("emr", "subspace"), ("twin", "none")])
+def test_artifacts_are_made_and_made_dense_under_their_peaks(method: str, scores: str, tmp_path: Path) -> None:
+    for number in range(3):
+        generator = torch.Generator().manual_seed(number)
+        shapes = {f"layers.0.{name}.weight": torch.empty(1024, 768, dtype=torch.bfloat16) for name in "abc"}
+        (tmp_path / str(number)).mkdir()
+        tensors = {name: one.normal_(generator=generator) for name, one in shapes.items()}
+        save_file(tensors, tmp_path / str(number) / "model.safetensors")
+        (tmp_path / str(number) / "config.json").write_text('{"num_hidden_layers": 1}')
+    recipe = write_recipe(tmp_path, method, ["1", "2"], base_model="0", router={"scores": scores})
+    plan = mergec.compile(recipe, workers=2)
+    assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
+    plan.run(tmp_path / "out", device="cpu")
+    dense = mergec.api.adopt(compile_task(tmp_path / "out", "1"))
+    assert peak_of(lambda: dense.run(tmp_path / "dense", device="cpu")) < dense.memory.peak_bytes
