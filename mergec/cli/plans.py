@@ -30,10 +30,14 @@ def plan(
     if sum(map(bool, (as_json, dot, mermaid))) > 1:
         raise click.UsageError("--json, --dot and --mermaid exclude each other")
     from mergec.compiler import draw, text
-    from mergec.compiler.compile import compile_recipe
+    from mergec.compiler.compile import analyse, compile_analysis
+    from mergec.compiler.lint import lint
+    from mergec.recipe.load import read_document
 
-    made = compile_recipe(recipe, with_seed(overrides, seed), compile_options(values))
-    for warning in made.warnings:
+    all_overrides = with_seed(overrides, seed)
+    analysis = analyse(read_document(recipe, all_overrides))
+    made = compile_analysis(analysis, all_overrides, compile_options(values))
+    for warning in (*made.warnings, *lint(analysis)):
         click.echo(warning, err=True)
     if as_json:
         click.echo(made.to_json())
@@ -46,17 +50,43 @@ def plan(
 
 @click.command()
 @RECIPE
-@click.argument("tensor")
+@click.argument("tensor", required=False)
 @plan_options
-def explain(recipe: Path, tensor: str, overrides: tuple[tuple[str, str], ...], seed: int | None, **values: Any) -> None:
-    """Show how TENSOR of RECIPE is made: formula, inputs, every setting with its line, graph."""
-    from mergec.compiler import text
+@click.option("--table", "pattern", metavar="GLOB", help="Show settings of all tensors like GLOB, one a row.")
+@click.option("--param", "parameters", metavar="NAME", multiple=True, help="A parameter to show; all that are set.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def explain(
+    recipe: Path,
+    tensor: str | None,
+    overrides: tuple[tuple[str, str], ...],
+    seed: int | None,
+    pattern: str | None,
+    parameters: tuple[str, ...],
+    as_csv: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Show how TENSOR of RECIPE is made: formula, inputs, every setting with its line, graph.
+
+    With --table, show the settings of many tensors instead.
+    """
+    if (tensor is None) == (pattern is None):
+        raise click.UsageError("give the name of a tensor, or --table and a pattern such as '*.mlp.*'")
+    if (as_csv and as_json) or (pattern is None and (parameters or as_csv or as_json)):
+        raise click.UsageError("--param, and one of --csv and --json, go with --table")
+    from mergec.compiler import tabulate, text
     from mergec.compiler.compile import analyse, compile_analysis
     from mergec.recipe.load import read_document
 
     all_overrides = with_seed(overrides, seed)
     analysis = analyse(read_document(recipe, all_overrides))
-    click.echo(text.explain_text(analysis, compile_analysis(analysis, all_overrides, compile_options(values)), tensor))
+    plan = compile_analysis(analysis, all_overrides, compile_options(values))
+    if pattern is None:
+        click.echo(text.explain_text(analysis, plan, tensor or ""))
+        return
+    show = tabulate.table_csv if as_csv else tabulate.table_json if as_json else tabulate.table_text
+    click.echo(show(tabulate.tabulate(analysis, pattern, parameters)))
 
 
 @click.command()

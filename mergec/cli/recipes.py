@@ -27,20 +27,25 @@ def new(method: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(recipe: Path, overrides: tuple[tuple[str, str], ...], seed: int | None, as_json: bool, **values: Any) -> int:
     """Say everything that is wrong with RECIPE and its inputs. Reads headers, never weights."""
-    from mergec.compiler.compile import compile_recipe
+    from mergec.compiler.compile import analyse, compile_analysis
+    from mergec.compiler.lint import lint
     from mergec.errors import RecipeError, count
+    from mergec.recipe.load import read_document
 
+    all_overrides = with_seed(overrides, seed)
     try:
-        plan = compile_recipe(recipe, with_seed(overrides, seed), compile_options(values))
+        analysis = analyse(read_document(recipe, all_overrides))
+        plan = compile_analysis(analysis, all_overrides, compile_options(values))
     except RecipeError as error:
         if not as_json:
             raise
         click.echo(json.dumps([_finding(problem) for problem in error.problems], indent=2))
         return error.exit_code
     if as_json:
-        click.echo("[]")
+        found = [*analysis.bound.warnings, *lint(analysis)]
+        click.echo(json.dumps([_finding(problem) for problem in found], indent=2))
         return 0
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *lint(analysis)):
         click.echo(warning, err=True)
     made = f"{count(len(plan.outputs), 'tensor')} from {count(len(plan.models), 'model')}"
     click.echo(f"{recipe}: ok, {made}; no weights were read")

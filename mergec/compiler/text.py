@@ -143,8 +143,23 @@ def _formula(doc: str) -> str:
 
 def _input_row(analysis: Analysis, output: Output, slot: int) -> tuple[str, ...]:
     one, ref = analysis.bound.inputs[slot], analysis.inventory.rows[output.tensor][slot]
-    read = "" if ref in output.sources else "not needed, not read"
+    read = "" if ref in output.sources else f"not read: {_why_unread(analysis, output.tensor, slot)}"
     return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", read
+
+
+def _why_unread(analysis: Analysis, name: str, slot: int) -> str:
+    """What makes an input unnecessary: its own weight or density of 0; else that the others alone give the result."""
+    bound, row = analysis.bound, analysis.inventory.rows[name]
+    if row[0].dtype not in FLOATS:
+        return "integers are copied from the first model"
+    layer = analysis.inventory.layers.get(name)
+    values = resolve_tensor(bound, name, row, layer.t if layer else 0.0)
+    number = slot - sum(one.is_base for one in bound.inputs[:slot])
+    if not bound.inputs[slot].is_base:
+        for parameter, found in values.resolved.items():
+            if not isinstance(found, Resolved) and found[number].value == 0 and parameter in ("weight", "density"):
+                return f"{parameter} 0"
+    return "the result does not depend on it"
 
 
 def _setting_rows(analysis: Analysis, name: str, t: float) -> list[tuple[str, str, str, str]]:
@@ -163,7 +178,7 @@ def _setting_rows(analysis: Analysis, name: str, t: float) -> list[tuple[str, st
 def _provenance(found: Resolved, t: float) -> tuple[str, str]:
     value = f"{found.value:.6g}" if isinstance(found.value, float) else str(found.value).lower()
     if found.choice is None:
-        return value, "default"
+        return value, "default of the method"
     how = f", gradient {list(found.choice.knots)} at t = {t:.4g}" if found.choice.is_gradient else ""
     matched = f", filter '{found.choice.filter}'" if found.choice.filter else ""
     return value, f"{found.choice.place}{how}{matched}"

@@ -26,7 +26,11 @@ Consensus = Annotated[
     Field(description="add up the deltas that have the sign of the sum of all, entry by entry (sum), or all (none)"),
 ]
 Int8Mask = Annotated[
-    bool, Field(description="accepted for mergekit's recipes: sign masks take one byte here anyway, no number changes")
+    bool,
+    Field(
+        description="accepted for mergekit's recipes: sign masks take one byte here anyway, no number changes",
+        json_schema_extra={"deprecated": True},
+    ),
 ]
 
 

@@ -24,7 +24,7 @@ models:
   - model: a
     parameters:
       weight: 0.5
-      density: [1, 0.5]
+      density: {filter: layers, value: [1, 0.5]}
   - model: b
     parameters: {weight: {filter: mlp, value: 0}}
 parameters:

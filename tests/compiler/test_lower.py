@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import torch
 from models import tensors_of
 
 import mergec
+from mergec.compiler.compile import compile_recipe
 from mergec.compiler.lower import promoted, widens
 from mergec.errors import RecipeError
 from mergec.graph import listing
+from mergec.io.tensors import header_bytes
 
 NAMES = [f"model.layers.{i}.{tail}.weight" for i in range(6) for tail in ("norm", "mlp.up_proj", "mlp.down_proj")]
 LAYERS = {
@@ -230,3 +234,41 @@ def test_gradients_run_over_the_layers_and_the_rest_takes_the_first_knot(tmp_pat
     for name, tensor in tensors_of(tmp_path / "out").items():
         layer = int(name.split(".")[2]) if ".layers." in name else 0
         torch.testing.assert_close(tensor, {**LAYERS, **rest}[name] * (1 + 2 * layer / 5))
+
+
+def test_the_graph_of_a_mixture_does_not_grow_with_its_experts(tmp_path: Path) -> None:
+    """128 experts in each of 48 layers share the graphs of one expert in one."""
+
+    def nodes(layers: int, experts: int) -> int:
+        shapes = {"model.embed_tokens.weight": (8, 4), "lm_head.weight": (8, 4), "model.norm.weight": (4,)} | {
+            f"model.layers.{layer}.mlp.{part}": shape
+            for layer in range(layers)
+            for part, shape in {
+                "gate.weight": (3, 4),
+                "norm.weight": (4,),
+                **{f"experts.{e}.{w}_proj.weight": (4, 6) for e in range(experts) for w in ("up", "gate")},
+            }.items()
+        }
+        entries, end = {}, 0
+        for name, shape in shapes.items():
+            size = 4 * math.prod(shape)
+            entries[name] = ("float32", shape, end, end + size)
+            end += size
+        for model in ("base", "a", "b"):
+            folder = tmp_path / f"{layers}-{experts}" / model
+            folder.mkdir(parents=True)
+            with open(folder / "model.safetensors", "wb") as file:
+                header = header_bytes(entries)
+                file.write(header)
+                file.truncate(len(header) + end)
+            (folder / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
+        recipe = tmp_path / f"{layers}-{experts}" / "r.yml"
+        recipe.write_text(
+            "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\n"
+            "parameters: {weight: 0.5, density: [{filter: experts, value: 0.3}, {value: 0.5}]}\n"
+        )
+        plan = compile_recipe(recipe)
+        assert len(plan.outputs) == len(shapes)
+        return len(plan.nodes)
+
+    assert nodes(48, 128) == nodes(2, 2)

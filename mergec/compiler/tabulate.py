@@ -1,0 +1,80 @@
+"""Tabulate: the values of settings for many tensors at once, as rows for a terminal, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from mergec.compiler.compile import Analysis
+from mergec.compiler.resolved import position, resolve_all
+from mergec.compiler.text import table
+from mergec.errors import UsageError, did_you_mean
+from mergec.recipe.settings import Resolved
+
+
+class Tabulated(NamedTuple):
+    """Column names, and a row per tensor: its name, its layer (None outside the layers), t, and the values."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def tabulate(analysis: Analysis, pattern: str, parameters: Sequence[str]) -> Tabulated:
+    """The values of `parameters` for the tensors that a shell pattern matches, in natural order of names.
+
+    A parameter that each model has takes a column per model; without any named, all that the recipe sets are
+    shown. Raises UsageError for a pattern that matches nothing (E405) and an unknown parameter (E202).
+    """
+    known = analysis.bound.method.parameters
+    for name in parameters:
+        if name not in known:
+            raise UsageError(
+                "E202", f"{analysis.bound.method.name} has no parameter '{name}'", did_you_mean(name, known)
+            )
+    chosen = parameters or [name for name in known if name in _written(analysis)] or list(known)
+    values = {name: one for name, one in resolve_all(analysis).items() if fnmatchcase(name, pattern)}
+    if not values:
+        names = list(analysis.inventory.rows)[:5000]
+        raise UsageError("E405", f"the result has no merged tensor like '{pattern}'", did_you_mean(pattern, names))
+    models = [one.reference for one in analysis.bound.inputs if not one.is_base]
+    columns = [f"{name} {model}" for name in chosen for model in (models if known[name].per_model else [""])]
+    rows = []
+    for name, one in values.items():
+        layer = analysis.inventory.layers.get(name)
+        found = [one.resolved[parameter] for parameter in chosen]
+        cells = [each.value for some in found for each in ((some,) if isinstance(some, Resolved) else some)]
+        rows.append((name, layer.index if layer else None, position(analysis, name), *cells))
+    return Tabulated(("tensor", "layer", "t", *map(str.strip, columns)), tuple(rows))
+
+
+def _written(analysis: Analysis) -> set[str]:
+    scopes = [analysis.bound.settings, *(one.settings for one in analysis.bound.inputs)]
+    return {name for scope in scopes for name in scope}
+
+
+def table_text(found: Tabulated) -> str:
+    """Aligned columns; numbers to six digits."""
+    rows = [[_cell(value) for value in row] for row in found.rows]
+    return "\n".join(line.removeprefix("  ") for line in table([found.columns, *rows]))
+
+
+def table_csv(found: Tabulated) -> str:
+    """Comma-separated values with a header; numbers in full."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([found.columns, *found.rows])
+    return text.getvalue().rstrip("\n")
+
+
+def table_json(found: Tabulated) -> str:
+    """A list of objects keyed by column."""
+    return json.dumps([dict(zip(found.columns, row, strict=True)) for row in found.rows], indent=2)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
