@@ -71,7 +71,7 @@ def build(
     given = dtype_name(tensors[0])
     compute = "float64" if given == "float64" else given if mergekit else compute
     nodes = [cast(one, dtype=compute) for one in loads(graph, tensors)]
-    base, models = (nodes[0], nodes[1:]) if method.base == "origin" else (None, nodes)
+    base, models = (nodes[0], nodes[1:]) if method.base != "input" else (None, nodes)
     plain = {}
     for parameter in method.parameters.values():
         value = values.get(parameter.name, parameter.default)
@@ -98,7 +98,7 @@ def expected(
     """What the oracle makes of the same call."""
     method = find_method(name)
     arrays = [one.double().numpy() for one in tensors]
-    base, models = (arrays[0], arrays[1:]) if method.base == "origin" else (None, arrays)
+    base, models = (arrays[0], arrays[1:]) if method.base != "input" else (None, arrays)
     plain: dict[str, Any] = {}
     for key, value in values.items():
         parameter = method.parameters[key]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from oracle_matrix import MATRIX_METHODS
+from oracle_peer import PEER_METHODS
 
 Array = NDArray[np.float64]
 LEVELS = 2**24
@@ -245,6 +246,7 @@ METHODS: dict[str, Callable[..., Array]] = {
     "model_stock": model_stock,
     "task_arithmetic": task_arithmetic,
     **MATRIX_METHODS,
+    **PEER_METHODS,
     "ties": _sparse(_trimmed_by_magnitude, True, normalize=True, rescale=False),
     "breadcrumbs": _sparse(_trimmed_to_middle, False, normalize=False, rescale=False),
     "breadcrumbs_ties": _sparse(_trimmed_to_middle, True, normalize=False, rescale=False),

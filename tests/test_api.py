@@ -41,17 +41,17 @@ STATES = {name: state(seed) for seed, name in enumerate(("base", "a", "b", "c"))
 @pytest.mark.parametrize("name", methods())
 def test_a_merge_in_memory_equals_the_merge_of_files_bit_for_bit(name: str, tmp_path: Path) -> None:
     method = methods()[name]
-    labels = "a" if method.models == (1, 1) else "abc"
-    usual = {"weight": 0.5, "density": 0.5}
-    settings = SETTINGS.get(name, {key: value for key, value in usual.items() if key in method.parameters})
+    labels = "abc"[: method.models[1] or 3]
+    common = {"weight": 0.5, "density": 0.5, "t": 0.3, "select_topk": 0.4}
+    settings = SETTINGS.get(name, {key: value for key, value in common.items() if key in method.parameters})
     for label, tensors in STATES.items():
         (tmp_path / label).mkdir()
         save_file(tensors, tmp_path / label / "model.safetensors")
     listed = "".join(f"  - model: {label}\n" for label in labels)
-    origin = "base_model: base\n" if method.base == "origin" else ""
+    origin = "base_model: base\n" if method.base != "input" else ""
     (tmp_path / "r.yml").write_text(f"merge_method: {name}\n{origin}models:\n{listed}parameters: {settings}\nseed: 5\n")
     mergec.compile(tmp_path / "r.yml").run(tmp_path / "out")
-    base = STATES["base"] if method.base == "origin" else None
+    base = STATES["base"] if method.base != "input" else None
     merged = mergec.merge(name, {label: STATES[label] for label in labels}, base=base, parameters=settings, seed=5)
     written = load_file(tmp_path / "out" / "model.safetensors")
     for file in (tmp_path / "out").glob("*/*.safetensors"):  # the parts of an artifact, called as in a plan

@@ -141,7 +141,7 @@ def plan_name(recipe: Recipe) -> str:
 def _roles(bound: Bound) -> dict[str, str]:
     roles = {one.reference: one.label for one in bound.inputs}
     named = {name: roles.get(name, "donor of config and tokenizer") for name in bound.recipe.references}
-    if bound.recipe.base_model and bound.method.base == "origin":
+    if bound.recipe.base_model and bound.method.base != "input":
         named[bound.recipe.base_model] = "base_model"
     return named
 

@@ -91,6 +91,9 @@ def path_end(node: Node) -> Node | None:
     if node.op == "combine" and node.inputs[2].op == "slerp_coefficients":
         t = node.inputs[2].attr("t")
         return node.inputs[int(t)] if t in (0, 1) else None
+    if node.op in ("combine_weights", "combine_deltas") and node.inputs[0].op == "arc_coefficients":
+        t = node.inputs[0].attr("t")
+        return node.inputs[1 + int(t)] if t in (0, 1) else None
     return None
 
 

@@ -98,14 +98,14 @@ class Method:
 
     Or a name for steps: then its function takes the parameters alone and returns the steps (`mergec.ops.step`).
 
-    `base` is what the base model is to it: `origin` (deltas are taken from it; required), `input` (one of the
-    models) or `end` (required, and itself one end of a path). `models` bounds the number of models beside it.
+    `base` is what the base model is to it: `origin` (deltas are taken from it; required), `optional` (the same, if
+    there is one) or `input` (one of the models). `models` bounds the number of models beside it.
     """
 
     name: str
     build: Callable[..., Any]
     parameters: Mapping[str, Parameter]
-    base: Literal["origin", "input"]
+    base: Literal["origin", "optional", "input"]
     models: tuple[int, int | None]
     version: int
     paper: str
@@ -142,7 +142,7 @@ class Method:
             arguments["draw"] = draw
         if self.takes_arithmetic:
             arguments["arithmetic"] = arithmetic
-        given = (base, tuple(models)) if self.base == "origin" else (tuple(models),)
+        given = (base, tuple(models)) if self.base != "input" else (tuple(models),)
         merged: Node | Artifact = self.build(*given, **arguments)
         return merged
 
@@ -154,7 +154,7 @@ def method(
     paper: str,
     *,
     version: int = 1,
-    base: Literal["origin", "input"] = "origin",
+    base: Literal["origin", "optional", "input"] = "origin",
     models: tuple[int, int | None] = (1, None),
 ) -> Callable[[Callable[..., Node | Artifact | Steps]], Method]:
     """Declare a merge method; parameters, ranges, defaults and documentation come from the function itself."""

@@ -105,6 +105,47 @@ class Cut(Reducer):
         return tuple(number for rank in self._ranks for number in rank.found or ())
 
 
+class CutNonzero(Reducer):
+    """A `Cut` after a share of the entries that are not zero: int(share * their number)."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._rank = _Rank(1)
+        self._is_counted = False
+        self._nonzero = self._seen = 0
+
+    def update(self, values: Tensor) -> None:
+        self._rank.update(values, self._seen)
+        self._seen += values.numel()
+        if not self._is_counted:
+            self._nonzero += int(values.count_nonzero())
+
+    def finish(self) -> tuple[float, ...] | None:
+        if not self._is_counted:
+            self._is_counted = True
+            self._rank.seek(int(self._share * self._nonzero))
+        entries, self._seen = self._seen, 0
+        self._rank.end_sweep(entries)
+        return self._rank.found
+
+
+class Order(Reducer):
+    """The k-th largest magnitude for each count k: order statistics, exact."""
+
+    def __init__(self, counts: tuple[int, ...]) -> None:
+        self._ranks = [_Rank(k) for k in counts]
+
+    def update(self, values: Tensor) -> None:
+        for rank in self._ranks:
+            rank.update(values, 0)
+
+    def finish(self) -> tuple[float, ...] | None:
+        for rank in self._ranks:
+            rank.end_sweep(0)
+        found = [rank.magnitude for rank in self._ranks if rank.magnitude is not None]
+        return tuple(found) if len(found) == len(self._ranks) else None
+
+
 class _Rank:
     """The search for the k-th largest magnitude, exact and without sorting.
 
@@ -115,17 +156,22 @@ class _Rank:
 
     def __init__(self, k: int) -> None:
         self.found: tuple[float, float] | None = None if k else (float("inf"), -1.0)
+        self.magnitude: float | None = None
         self._left = k  # entries still to be kept among those that share the known digits
         self._digits = -1  # the digits known so far, -1 for none
         self._shift = -1  # bits below the digit that is being counted
         self._counts: Tensor | None = None
-        self._magnitude: float | None = None
         self._last = -1
+
+    def seek(self, k: int) -> None:
+        """Look for another k, before the first sweep ends."""
+        self._left = k
+        self.found = None if k else (float("inf"), -1.0)
 
     def update(self, delta: Tensor, start: int) -> None:
         if self.found is not None:
             return
-        if self._magnitude is not None:
+        if self.magnitude is not None:
             self._find_tie(delta, start)
             return
         import torch
@@ -142,7 +188,7 @@ class _Rank:
 
     def _find_tie(self, delta: Tensor, start: int) -> None:
         if self._left:
-            tied = delta.abs().eq(self._magnitude or 0.0).nonzero().flatten()
+            tied = delta.abs().eq(self.magnitude or 0.0).nonzero().flatten()
             taken = min(self._left, tied.numel())
             self._last = start + int(tied[taken - 1]) if taken else self._last
             self._left -= taken
@@ -150,10 +196,10 @@ class _Rank:
     def end_sweep(self, entries: int) -> None:
         if self.found is not None:
             return
-        if self._magnitude is not None:
-            self.found = (self._magnitude, float(self._last))
+        if self.magnitude is not None:
+            self.found = (self.magnitude, float(self._last))
         elif self._narrow():
-            self.found = (self._magnitude or 0.0, float(entries))
+            self.found = (self.magnitude or 0.0, float(entries))
 
     def _narrow(self) -> bool:
         """Learn one more digit; true when it was the last one and no tie is cut."""
@@ -170,11 +216,13 @@ class _Rank:
             self._shift -= 16
             return False
         integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self._dtype.itemsize]
-        self._magnitude = float(torch.tensor(self._digits, dtype=integers).view(self._dtype))
+        self.magnitude = float(torch.tensor(self._digits, dtype=integers).view(self._dtype))
         return self._left == tied
 
 
 cut = op("reduce", "delta -> scalar", scratch_bytes=24, name="cut")(Cut)
+cut_nonzero = op("reduce", "delta -> scalar", scratch_bytes=24, name="cut_nonzero")(CutNonzero)
+order = op("reduce", "delta -> scalar", scratch_bytes=24, name="order")(Order)
 
 
 @op("map", "delta scalar -> delta", scratch_bytes=16)
@@ -189,6 +237,7 @@ def trim(delta: Tensor, cuts: tuple[float, ...], *, tile: Tile) -> Tensor:
 
 
 def ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile) -> Tensor:
+    """Where magnitudes are above a threshold, or equal to it at an index that is not above `last`."""
     if last >= tile.stop:
         return magnitude >= threshold
     if last < tile.start:

@@ -93,7 +93,8 @@ class _Binder:
         self.problems: list[Problem] = []
 
     def inputs(self) -> list[Input]:
-        base, takes_base = self.recipe.base_model, self.method.base == "origin"
+        base = self.recipe.base_model
+        takes_base = self.method.base == "origin" or (self.method.base == "optional" and base is not None)
         models = []
         for number, entry in enumerate(self.recipe.models):
             settings = self.settings(entry.parameters, ("models", number, "parameters"), shared=False)
@@ -171,7 +172,7 @@ class _Binder:
             return
         bound = "exactly" if low == high else "at least" if found < low else "at most"
         wanted = count(low if found < low or high is None else high, "model")
-        beside = " beside the base" if self.method.base == "origin" else ""
+        beside = " beside the base" if self.method.base != "input" else ""
         what = f"{self.method.name} merges {bound} {wanted}{beside}, found {count(found, 'model')}"
         hint = "add more under 'models:'" if found < low else "remove the others"
         self.problems.append(Problem(self.document.place(("models",)), "E211", what, hint))

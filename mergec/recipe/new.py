@@ -25,6 +25,8 @@ def recipe_text(name: str) -> str:
     lines = [(f"merge_method: {method.name}", "how the tensors are combined")]
     if method.base == "origin":
         lines.append(("base_model: path/to/base", where))
+    elif method.base == "optional":
+        lines.append(("# base_model: path/to/base", "optional: merge the deltas from it, not the models"))
     lines.append(("models:", ""))
     for number in range(max(low, 2) if high is None else low):
         first = number == 0
@@ -61,7 +63,7 @@ def method_text(method: Method) -> str:
     """What `mergec methods NAME` prints: the documentation, the models it takes, its parameters."""
     low, high = method.models
     models = count(low, "model") if low == high else f"{low} or more models"
-    base = " and a base_model" if method.base == "origin" else ""
+    base = {"origin": " and a base_model", "optional": " and, optionally, a base_model"}.get(method.base, "")
     lines = [
         f"{method.name} (version {method.version})  {method.paper}",
         "",

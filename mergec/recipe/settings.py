@@ -34,7 +34,8 @@ class Choice:
     def at(self, t: float) -> Any:
         """The value at position t in [0, 1] of the layer stack.
 
-        Numbers are interpolated between the knots around t * (n - 1); other values step at each knot.
+        Numbers are interpolated between the knots around t * (n - 1), whole numbers then rounded; other values step
+        at each knot.
         """
         if len(self.knots) == 1:
             return self.knots[0]
@@ -43,7 +44,8 @@ class Choice:
         if any(isinstance(knot, (bool, str)) for knot in self.knots):
             return self.knots[low]
         share = where - low
-        return (1 - share) * self.knots[low] + share * self.knots[min(low + 1, len(self.knots) - 1)]
+        between = (1 - share) * self.knots[low] + share * self.knots[min(low + 1, len(self.knots) - 1)]
+        return round(between) if isinstance(self.knots[low], int) else between
 
 
 class Scope(NamedTuple):

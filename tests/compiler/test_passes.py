@@ -41,6 +41,8 @@ REWRITTEN: list[tuple[str, dict[str, Any], int, str]] = [
     ("linear", {"weight": [0.0, 1.0, 0.0, 0.0], "normalize": False}, 1, "average"),
     ("slerp", {"t": 0.0}, 1, "combine"),
     ("slerp", {"t": 1.0}, 1, "combine"),
+    ("nuslerp", {"weight": [1.0, 0.0]}, 2, "combine_deltas"),
+    ("nuslerp", {"weight": [0.0, 2.0]}, 2, "combine_deltas"),
     ("passthrough", {"scale": 1.0}, 1, "scale"),
 ]
 
@@ -50,7 +52,7 @@ REWRITTEN: list[tuple[str, dict[str, Any], int, str]] = [
 def test_rewritten_is_bit_equal_and_reads_less(
     name: str, values: dict[str, Any], read: int, gone: str, dtype: torch.dtype
 ) -> None:
-    count = {"slerp": 2, "passthrough": 1}.get(name, 4)
+    count = {"slerp": 2, "passthrough": 1, "nuslerp": 3}.get(name, 4)
     tensors = harness.family((30, 40), dtype)[:count]
     plain = harness.build(name, tensors, values, rewritten=False)
     better = rewrite(plain)
@@ -71,8 +73,8 @@ def test_an_average_of_one_model_is_that_model() -> None:
 @pytest.mark.parametrize("name", sorted(name for name, one in methods().items() if not one.makes_artifact))
 def test_rewriting_twice_changes_nothing_more(name: str) -> None:
     method = methods()[name]
-    tensors = TENSORS if method.models[1] is None else FEW[: method.models[1] + (method.base == "origin")]
-    values = {"weight": [0.5, 0.0, 1.0, 2.0][: len(tensors) - (method.base == "origin")], "density": 0.5, "t": 0.3}
+    tensors = TENSORS if method.models[1] is None else TENSORS[: method.models[1] + (method.base != "input")]
+    values = {"weight": [0.5, 0.0, 1.0, 2.0][: len(tensors) - (method.base != "input")], "density": 0.5, "t": 0.3}
     values = {key: value for key, value in values.items() if key in method.parameters}
     once = harness.build(name, tensors, values)
     assert rewrite(once) is once
@@ -123,7 +125,7 @@ def test_every_pass_has_a_case_here() -> None:
     """Leaving a rewrite out changes at least one of the graphs above: a new one needs a new case."""
     graphs = []
     for name, values, _, _ in REWRITTEN:
-        tensors = TENSORS[: {"slerp": 2, "passthrough": 1}.get(name, 4)]
+        tensors = TENSORS[: {"slerp": 2, "passthrough": 1, "nuslerp": 3}.get(name, 4)]
         graphs.append(harness.build(name, tensors, values, rewritten=False))
     for label in PASSES:
         others = {other: one for other, one in PASSES.items() if other != label}

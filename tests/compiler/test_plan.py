@@ -23,6 +23,7 @@ from mergec.ops.registry import methods
 THREE = "models: [{model: a}, {model: b}, {model: c}]\n"
 BASED = "base_model: base\n" + THREE
 RECIPES = {
+    "arcee_fusion": "base_model: base\nmodels: [{model: a}]",
     "breadcrumbs": BASED + "parameters: {weight: 0.5, density: 0.9, gamma: 0.01}",
     "breadcrumbs_ties": BASED + "parameters: {weight: 0.5, density: [0.5, 0.9], gamma: 0.05, elect: count}",
     "dare_linear": BASED + "parameters: {weight: 0.3, density: 0.5}\nseed: 7",
@@ -33,9 +34,17 @@ RECIPES = {
     + "parameters: {as_matrix: [{filter: embed, value: false}, {value: true}], cutoff: 0.2, consensus: sum}",
     "iso_c": BASED + "parameters: {weight: 0.5, lambda: 1.4}",
     "iso_cts": BASED + "parameters: {common_share: 0.7}",
+    "karcher": THREE + "parameters: {max_iter: [5, 20]}",
     "linear": THREE + "parameters: {weight: 1}\nout_dtype: bfloat16",
     "model_stock": BASED + "parameters: {filter_wise: true}",
+    "multislerp": BASED + "parameters: {weight: [{filter: mlp, value: [0.2, 0.6]}, {value: 0.4}]}",
+    "nearswap": "base_model: base\nmodels: [{model: a}]\nparameters: {t: 0.001}",
+    "nuslerp": "models: [{model: a}, {model: b}]\n"
+    + "parameters: {weight: 0.5, nuslerp_flatten: [{filter: embed, value: false}, {value: true}]}",
     "passthrough": "models: [{model: a}]\nparameters: {scale: [{filter: o_proj, value: 0.5}, {value: 1}]}",
+    "ram": BASED,
+    "ramplus_tl": BASED + "parameters: {r: [0.1, 0.3]}",
+    "sce": BASED + "parameters: {select_topk: [{filter: norm, value: 1}, {value: 0.1}]}",
     "slerp": """base_model: base
 models: [{model: a}]
 parameters:

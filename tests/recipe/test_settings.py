@@ -16,8 +16,9 @@ from recipes_fixtures import CONFIG, SHAPES, write_model
 from mergec.compiler.compile import analyse
 from mergec.compiler.lower import resolve_tensor
 from mergec.errors import Place
+from mergec.ops.registry import methods
 from mergec.recipe.document import parse
-from mergec.recipe.settings import Choice, Resolved
+from mergec.recipe.settings import Choice, Resolved, read_setting
 
 Resolve = Callable[..., dict[str, dict[str, Any]]]
 UP, NORM, EMBED, HEAD = "mlp.down_proj.weight", "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"
@@ -221,3 +222,10 @@ def test_where_a_value_comes_from_is_kept(tmp_path: Path) -> None:
     assert isinstance(factor, Resolved)
     assert [(w.value, w.choice.place.line, w.choice.filter) for w in weights] == [(3, 5, "mlp"), (1, 7, None)]
     assert factor.choice is None
+
+
+def test_a_gradient_of_whole_numbers_gives_whole_numbers() -> None:
+    document = parse("max_iter: [1, 4]", "r.yml")
+    setting = read_setting(methods()["karcher"].parameters["max_iter"], [1, 4], document, ("max_iter",))
+    assert not isinstance(setting, list)
+    assert [setting[0].at(t) for t in (0, 0.25, 0.5, 0.75, 1)] == [1, 2, 2, 3, 4]

@@ -17,7 +17,7 @@ from mergec.ops.registry import find_method, methods
 ALL = sorted(name for name, one in methods().items() if not one.makes_artifact)  # the others: test_artifacts.py
 TRIMMING = [name for name in ALL if "density" in methods()[name].parameters]
 DRAWING = [name for name in ALL if methods()[name].takes_draw]
-WITH_BASE = [name for name in ALL if methods()[name].base == "origin"]
+WITH_BASE = [name for name in ALL if methods()[name].base != "input"]
 
 # A value for every parameter of any method, in none of its defaults ...
 VALUES: dict[str, Any] = {
@@ -32,13 +32,19 @@ VALUES: dict[str, Any] = {
     "common_share": 0.6,
     "iterations": 40,
     "learning_rate": 1e-3,
+    "select_topk": 0.4,
+    "eps": 1e-8,
+    "max_iter": 10,
+    "tol": 1e-5,
+    "r": 0.1,
+    "alpha": 0.2,
 }
 # ... and one that must give another result; the exception is documented to change nothing.
 OTHER: dict[str, Any] = {
     "weight": [0.7313, 0.4517, 0.6],
     "density": [0.5, 0.35, 0.8],
     "gamma": [0.05, 0.2, 0.02],
-    "epsilon": [0.1, 0.05, 0.05],
+    "epsilon": [0.08, 0.05, 0.05],
     "t": 0.38,
     "scale": 0.31,
     "lambda": 1.3,
@@ -53,6 +59,15 @@ OTHER: dict[str, Any] = {
     "common_share": 0.2,
     "iterations": 30,
     "learning_rate": 2e-3,
+    "select_topk": 0.5,
+    "eps": 0.5,
+    "max_iter": 0,
+    "tol": 0.5,
+    "r": 0.3,
+    "alpha": 0.3,
+    "normalize_weights": False,
+    "nuslerp_flatten": False,
+    "nuslerp_row_wise": True,
 }
 WITHOUT_EFFECT = {"int8_mask": True}
 
@@ -61,14 +76,22 @@ HALVES = {torch.bfloat16, torch.float16}
 
 
 def values_of(name: str, table: dict[str, Any] = VALUES) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if key in methods()[name].parameters}
+    """The values a method has parameters for: a list has one per model, and its first is that of a shared parameter."""
+    return {key: value_of(name, key, value) for key, value in table.items() if key in methods()[name].parameters}
+
+
+def value_of(name: str, parameter: str, value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    method = methods()[name]
+    return value[: method.models[1]] if method.parameters[parameter].per_model else value[0]
 
 
 def inputs_of(name: str, tensors: list[Tensor]) -> list[Tensor]:
     """As many of a base and its fine-tunes as a method takes."""
     method = methods()[name]
     count = len(tensors) - 1 if method.models[1] is None else method.models[1]
-    return tensors[: count + 1] if method.base == "origin" else tensors[1 : count + 1]
+    return tensors[: count + 1] if method.base != "input" else tensors[1 : count + 1]
 
 
 def rescales_of(name: str) -> list[Any]:
@@ -88,7 +111,7 @@ def test_the_oracle_knows_every_method() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("name", "rescale"), CASES)
 def test_result_is_the_formula_in_float64_rounded_once(name: str, rescale: Any, dtype: torch.dtype) -> None:
-    flags = ("normalize", "filter_wise", "elect", "filter", "consensus")
+    flags = ("normalize", "normalize_weights", "filter_wise", "elect", "filter", "consensus", "nuslerp_flatten")
     for flag in [None, *(key for key in flags if key in methods()[name].parameters)]:
         values = values_of(name) | ({} if rescale is None else {"rescale": rescale})
         if flag in OTHER:
@@ -138,7 +161,7 @@ def test_compat_arithmetic_does_not_depend_on_where_tiles_are_cut(name: str) -> 
 def in_memory(name: str, tensors: list[Tensor], values: dict[str, Any], **options: Any) -> Tensor:
     """The same merge through the public function for state dicts."""
     method = methods()[name]
-    base = {"w": tensors[0]} if method.base == "origin" else None
+    base = {"w": tensors[0]} if method.base != "input" else None
     models = {str(i): {"w": one} for i, one in enumerate(tensors[1:] if base else tensors)}
     shared = {key: value for key, value in values.items() if not isinstance(value, list)}
     own = {
@@ -195,7 +218,9 @@ def test_every_parameter_reaches_the_kernel(name: str, parameter: str) -> None:
         other = WITHOUT_EFFECT[parameter]
     else:
         assert parameter in OTHER, f"give the new parameter {parameter!r} of {name} a value in OTHER"
-        other = OTHER[parameter]
+        other = value_of(name, parameter, OTHER[parameter])
+    if parameter == "nuslerp_row_wise":
+        values["nuslerp_flatten"] = False
     tensors = inputs_of(name, harness.family((50,) if parameter == "vectors" else (20, 50), noise=0.5))
     before = in_memory(name, tensors, values)
     after = in_memory(name, tensors, values | {parameter: other})
@@ -209,14 +234,17 @@ def test_every_parameter_reaches_the_kernel(name: str, parameter: str) -> None:
 def test_per_model_parameters_are_not_handed_to_the_wrong_model(name: str, parameter: str) -> None:
     tensors = inputs_of(name, harness.family((20, 50), noise=0.5))
     values = values_of(name)
-    for slot in range(3):
+    for slot in range(len(values[parameter])):
         changed = list(values[parameter])
         changed[slot] *= 0.8
         after = values | {parameter: changed}
         assert_close(in_memory(name, tensors, after), torch.from_numpy(harness.expected(name, tensors, after)), tensors)
 
 
-@pytest.mark.parametrize("name", [n for n in WITH_BASE if "weight" in methods()[n].parameters])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in WITH_BASE if "weight" in methods()[n].parameters and methods()[n].base == "origin"],
+)
 def test_weights_of_zero_give_the_base_bit_for_bit(name: str) -> None:
     tensors = inputs_of(name, harness.family((9, 40), torch.bfloat16))
     assert torch.equal(in_memory(name, tensors, values_of(name) | {"weight": 0.0}), tensors[0])
@@ -232,7 +260,7 @@ def test_density_of_zero_gives_the_base_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_order_of_the_models_does_not_matter(name: str, dtype: torch.dtype) -> None:
     tensors = inputs_of(name, harness.family((20, 50), dtype))
-    values, offset = values_of(name), 1 if methods()[name].base == "origin" else 0
+    values, offset = values_of(name), 1 if methods()[name].base != "input" else 0
     order = [2, 0, 1]
     shuffled = {key: [value[i] for i in order] if isinstance(value, list) else value for key, value in values.items()}
     moved = [*tensors[:offset], *(tensors[offset + i] for i in order)]

@@ -1,0 +1,83 @@
+"""SCE: where models differ most, how much of that each one accounts for, and the sum of those that agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mergec.ops.basic import rounded
+from mergec.ops.elect import total
+from mergec.ops.op import Reducer, Tile, op
+from mergec.ops.tree import TreeSum, blocks, wide
+from mergec.ops.trim import ranked_before
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@op("map", "delta* -> delta", scratch_bytes=16)
+def variance(*deltas: Tensor) -> Tensor:
+    """The population variance of each entry over the models; exactly 0 where all are equal.
+
+    [0, 1] and [2, 1] give [1, 0].
+    """
+    import torch
+
+    dtype = torch.float32 if deltas[0].dtype.itemsize < 4 else deltas[0].dtype
+    first = deltas[0].to(dtype)
+    mean = total(delta.to(dtype) - first for delta in deltas) / len(deltas)
+    squares = total((delta.to(dtype) - first - mean).square() for delta in deltas)
+    return (squares / len(deltas)).to(deltas[0].dtype)
+
+
+@op("map", "delta delta scalar -> delta", scratch_bytes=16)
+def select(delta: Tensor, ranking: Tensor, cut: tuple[float, ...], *, tile: Tile) -> Tensor:
+    """Keep the entries of a delta that another tensor ranks before a cut, set the others to zero."""
+    return delta.masked_fill(~ranked_before(ranking.abs(), cut[0], cut[1], tile), 0)
+
+
+class MeanSquares(Reducer):
+    """The mean square of each delta, in float64."""
+
+    def __init__(self) -> None:
+        self._sums: list[TreeSum] = []
+        self._entries = 0
+
+    def update(self, *deltas: Tensor) -> None:
+        self._sums = self._sums or [TreeSum() for _ in deltas]
+        self._entries += deltas[0].numel()
+        for tree, delta in zip(self._sums, deltas, strict=True):
+            for part in blocks(delta):
+                tree.add(wide(part).square())
+
+    def finish(self) -> tuple[float, ...]:
+        return tuple(tree.total() / self._entries for tree in self._sums)
+
+
+mean_squares = op("reduce", "delta* -> scalar", scratch_bytes=0, name="mean_squares")(MeanSquares)
+
+
+@op("scalar", "scalar -> scalar", scratch_bytes=0)
+def shares_of(energies: tuple[float, ...], *, floor: float) -> tuple[float, ...]:
+    """Each number's share of their sum; equal shares where the sum is 0 or below `floor`."""
+    sum_of_all = sum(energies)
+    if sum_of_all < floor or not sum_of_all:
+        return (1 / len(energies),) * len(energies)
+    return tuple(energy / sum_of_all for energy in energies)
+
+
+@op("map", "weight sign scalar delta* -> weight", scratch_bytes=16)
+def fuse_shares(base: Tensor, plus: Tensor, shares: tuple[float, ...], *deltas: Tensor, floor: float) -> Tensor:
+    """base + the mean of the deltas that have the elected sign, weighted by `shares`.
+
+    `floor` is the least divisor; where no delta agrees the base stays. Zeros agree with no sign.
+    """
+    import torch
+
+    dtype = torch.float32 if base.dtype.itemsize < 4 else base.dtype
+    merged, mass = torch.zeros_like(base, dtype=dtype), torch.zeros_like(base, dtype=dtype)
+    for delta, share in zip(deltas, shares, strict=True):
+        agrees = torch.where(plus, delta > 0, delta < 0)
+        merged += delta.to(dtype) * rounded(share, base) * agrees
+        mass.add_(agrees, alpha=rounded(share, base))
+    divisor = mass.clamp(min=floor)
+    return base + (merged / divisor.masked_fill_(divisor == 0, 1)).to(base.dtype)
