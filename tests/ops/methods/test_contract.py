@@ -41,7 +41,7 @@ VALUES: dict[str, Any] = {
 }
 # ... and one that must give another result; the exception is documented to change nothing.
 OTHER: dict[str, Any] = {
-    "weight": [0.7313, 0.4517, 0.6],
+    "weight": [0.7313, 0.5, 0.6],
     "density": [0.5, 0.35, 0.8],
     "gamma": [0.05, 0.2, 0.02],
     "epsilon": [0.08, 0.05, 0.05],
