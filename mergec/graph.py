@@ -13,8 +13,8 @@ from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 
 Space: TypeAlias = Literal["weight", "delta", "sign", "probability", "mask", "bits", "part", "scalar"]
-OpClass: TypeAlias = Literal["load", "map", "reduce", "scalar", "row", "whole"]
-KindClass: TypeAlias = Literal["copy", "map", "reduce", "row", "whole"]
+OpClass: TypeAlias = Literal["load", "map", "reduce", "scalar", "row", "whole", "model"]
+KindClass: TypeAlias = Literal["copy", "map", "reduce", "row", "whole", "model"]
 Attr: TypeAlias = "bool | int | float | str | tuple[Attr, ...]"
 
 PLAN_FORMAT = 1
@@ -154,8 +154,9 @@ class Kind:
 
     `slots` names the load nodes in the order of an output's `sources`. `passes` are sweeps over the tiles of a
     tensor of `shape`, which is the root's unless the root is a part: all but the last end in reductions, the last
-    yields the root. `tile_bytes` is the peak of live values per entry of a tile; `row` is the number of entries that
-    must stay together (1 where any split will do).
+    yields the root. `surveys` are, for each round of the plan's statistics, the passes that feed them (none where a
+    kind has no part in a round). `tile_bytes` is the peak of live values per entry of a tile; `row` is the number of
+    entries that must stay together (1 where any split will do).
     """
 
     root: int
@@ -165,11 +166,28 @@ class Kind:
     tile_bytes: int
     row: int
     shape: tuple[int, ...]
+    surveys: tuple[tuple[tuple[Step, ...], ...], ...] = ()
 
     @property
     def entries(self) -> int:
         """How many entries are swept."""
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """Numbers about all tensors of a merge: a reduction that is fed by many outputs before any of them is made.
+
+    `nodes` pairs each kind that takes part with its `over_model` node, whose input is the reduction. `members` are
+    the numbers of the outputs that feed it, one per tensor, in natural order of names: the order in which their parts
+    are added up and in which ties are broken. Statistics of one `round` are found together, those they depend on
+    before.
+    """
+
+    name: str
+    round: int
+    nodes: tuple[tuple[int, int], ...]
+    members: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +281,7 @@ class Plan:
     allow_nonfinite: bool = False
     recipe_path: str = ""
     overrides: tuple[tuple[str, str], ...] = ()
+    statistics: tuple[Statistic, ...] = ()
 
     @property
     def read_bytes(self) -> int:
@@ -276,8 +295,34 @@ class Plan:
     def root(self, kind: Kind) -> Node:
         return self.nodes[kind.root]
 
+    def statistics_of(self, kind: int) -> tuple[Statistic, ...]:
+        """The statistics that outputs of a kind need, and those that these need: in the order of the plan."""
+        needed: set[str] = set()
+        kinds, seen = [kind], {kind}
+        while kinds:
+            number = kinds.pop()
+            for one in self.statistics:
+                if any(member == number for member, _ in one.nodes) and one.name not in needed:
+                    needed.add(one.name)
+                    fresh = {member for member, _ in one.nodes} - seen
+                    seen |= fresh
+                    kinds += fresh
+        return tuple(one for one in self.statistics if one.name in needed)
+
+    def inputs_of(self, output: Output) -> frozenset[TensorRef]:
+        """Every input tensor that an output's bytes depend on.
+
+        Its own sources, and those of all tensors that feed a statistic it needs: a key of such an output has to
+        cover the whole set, since a change of any of them may change it.
+        """
+        fed = {number for one in self.statistics_of(output.kind) for number in one.members}
+        return frozenset(ref for one in [output, *(self.outputs[number] for number in fed)] for ref in one.sources)
+
     def hash(self) -> str:
-        """A digest of what is computed: graphs, tensor names, shapes, dtypes - not paths, layout or machine."""
+        """A digest of what is computed: graphs, tensor names, shapes, dtypes - not paths, layout or machine.
+
+        A graph contains the definition of every statistic it needs, and all outputs are in the digest.
+        """
         digest = hashlib.sha256()
         kinds = [hashlib.sha256("\n".join(listing(self.root(kind))).encode()).hexdigest() for kind in self.kinds]
         for output in self.outputs:
@@ -307,6 +352,7 @@ class Plan:
             "shards": [{**asdict(shard), "header": shard.header.decode("latin-1")} for shard in self.shards],
             "side_files": [asdict(side_file) for side_file in self.side_files],
             "memory": asdict(self.memory),
+            "statistics": [asdict(statistic) for statistic in self.statistics],
         }
         return json.dumps(document, separators=(",", ":"))
 
@@ -334,6 +380,7 @@ class Plan:
             allow_nonfinite=document["allow_nonfinite"],
             recipe_path=document["recipe_path"],
             overrides=tuple((key, value) for key, value in document["overrides"]),
+            statistics=tuple(_statistic_from_json(statistic) for statistic in document["statistics"]),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -363,8 +410,18 @@ def _frozen_attrs(attrs: Iterable[Any]) -> dict[str, Attr]:
 
 
 def _kind_from_json(kind: Mapping[str, Any]) -> Kind:
-    passes = tuple(tuple(Step(s["node"], tuple(s["frees"])) for s in steps) for steps in kind["passes"])
-    return Kind(**{**kind, "slots": tuple(kind["slots"]), "passes": passes, "shape": tuple(kind["shape"])})
+    surveys = tuple(_passes_from_json(passes) for passes in kind["surveys"])
+    plain = {name: tuple(kind[name]) for name in ("slots", "shape")}
+    return Kind(**{**kind, **plain, "passes": _passes_from_json(kind["passes"]), "surveys": surveys})
+
+
+def _passes_from_json(passes: Iterable[Any]) -> tuple[tuple[Step, ...], ...]:
+    return tuple(tuple(Step(step["node"], tuple(step["frees"])) for step in steps) for steps in passes)
+
+
+def _statistic_from_json(statistic: Mapping[str, Any]) -> Statistic:
+    nodes = tuple((kind, node) for kind, node in statistic["nodes"])
+    return Statistic(statistic["name"], statistic["round"], nodes, tuple(statistic["members"]))
 
 
 def _output_json(output: Output, file_numbers: Mapping[str, int]) -> list[Any]:

@@ -70,12 +70,35 @@ def plan_keys(plan: Plan) -> dict[str, str]:
 
 def _keys(plan: Plan, identity: Callable[[TensorRef], str]) -> dict[str, str]:
     kinds = [_kind_key(plan, kind) for kind in plan.kinds]
+    fed = _fed(plan, identity)
     keys = {}
     for output in plan.outputs:
         sources = [(identity(ref), ref.dtype, ref.shape) for ref in output.sources]
         text, is_random = kinds[output.kind]
-        keys[output.name] = _digest(repr((text, output.tensor if is_random else "", sources)))
+        named = output.tensor if is_random or fed[output.kind] else ""  # ties of a statistic are broken by name
+        keys[output.name] = _digest(repr((text, named, sources, *fed[output.kind])))
     return keys
+
+
+def statistic_keys(plan: Plan, content: Mapping[str, str]) -> dict[str, str]:
+    """A key per statistic of the whole model: equal keys, equal numbers. `content` names the bytes of each file."""
+    fed = _fed(plan, lambda ref: f"{content[ref.file]} {ref.begin} {ref.end}")
+    return {one.name: _digest(repr((one.name, fed[one.nodes[0][0]]))) for one in plan.statistics}
+
+
+def _fed(plan: Plan, identity: Callable[[TensorRef], str]) -> list[tuple[str, ...]]:
+    """For each kind, a key of all that feeds the statistics it needs: empty where it needs none.
+
+    It covers name, graph and inputs of every tensor of the set, so a change of any one of them is a change of all
+    the outputs that need the statistic.
+    """
+    texts = [_kind_key(plan, kind)[0] for kind in plan.kinds] if plan.statistics else []
+    keys: dict[str, str] = {}
+    for one in plan.statistics:
+        members = [plan.outputs[number] for number in one.members]
+        parts = [(m.tensor, texts[m.kind], [(identity(r), r.dtype, r.shape) for r in m.sources]) for m in members]
+        keys[one.name] = _digest(repr((one.name, parts)))
+    return [tuple(keys[one.name] for one in plan.statistics_of(number)) for number in range(len(plan.kinds))]
 
 
 def _kind_key(plan: Plan, kind: Kind) -> tuple[str, bool]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from mergec.compiler.inventory import Model, line_up
 from mergec.compiler.lower import Lowered, lower
-from mergec.compiler.schedule import LARGEST_TILE, make_kind
+from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, LARGEST_TILE, lay_out, make_kind
+from mergec.compiler.statistics import feeds, rounds, statistics
 from mergec.errors import Place, Problem, RecipeError
-from mergec.execute.evaluate import evaluate, one_torch_thread
-from mergec.graph import Kind, Node, TensorType
+from mergec.execute.evaluate import evaluate, feed, one_torch_thread
+from mergec.execute.statistics import Statistics
+from mergec.graph import Graph, Kind, Node, Output, Statistic
 from mergec.io.artifact import part_name
 from mergec.io.checkpoint import Checkpoint
 from mergec.io.tensors import CODE_OF, TensorRef
+from mergec.ops.pool import Part, Values
 from mergec.recipe.bind import bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_recipe
@@ -51,13 +55,29 @@ def merge_tensors(
     lowered, graph, found = lower(bound, inventory) if not problems else ([], None, [])
     if problems or found or graph is None:
         raise RecipeError([*problems, *found])
-    kinds = {one.root.index: make_kind(one.root, graph.nodes) for one in lowered}
+    return _merged(lowered, graph, dicts, document)
+
+
+def _merged(
+    lowered: Sequence[Lowered], graph: Graph, dicts: Mapping[str, Mapping[str, Tensor]], document: Document
+) -> dict[str, Tensor]:
+    """What a run of a plan does, on tensors in memory."""
+    roots = list({one.root.index: one.root for one in lowered}.values())
+    fed = feeds(roots, lambda parameter: document.place(("parameters", parameter)))
+    turns = rounds(fed)
+    kinds = [make_kind(root, graph.nodes, turns) for root in roots]
+    numbers = {root.index: number for number, root in enumerate(roots)}
+    outputs, _ = lay_out(lowered, [numbers[one.root.index] for one in lowered], DEFAULT_SHARD_BYTES)
+    merge = _Merge(graph.nodes, kinds, statistics(fed, turns, outputs), dicts)
+    found = Statistics(merge, outputs, {})
+    for turn, members in found.sweeps(outputs):
+        for output in members:
+            with found.parts(output) as parts:
+                merge.feed(turn, output, parts, found.known(output))
+    made = {output.name: merge.evaluate(output, found.known(output)) for output in outputs}
     result: dict[str, Tensor] = {}
     for one in lowered:
-        kind = kinds[one.root.index]
-        sources = {slot: dicts[ref.file][ref.name] for slot, ref in zip(kind.slots, one.sources, strict=True)}
-        made = _evaluated(one.tensor or one.name, one.root.type, kind, graph.nodes, sources)
-        result |= _pieces(one, made) if len(one.entries) > 1 else {one.name: made}
+        result |= _pieces(one, made[one.name]) if len(one.entries) > 1 else {one.name: made[one.name]}
     return result
 
 
@@ -98,19 +118,46 @@ def _dtype(tensor: Tensor) -> str:
     return dtype
 
 
-def _evaluated(name: str, type: TensorType, kind: Kind, nodes: Sequence[Node], sources: Mapping[int, Tensor]) -> Tensor:
-    import torch
+@dataclass(frozen=True)
+class _Merge:
+    """What is merged: graphs, and the tensors in memory that are loaded into them, by model and name."""
 
-    flat = {slot: tensor.detach().reshape(-1) for slot, tensor in sources.items()}
-    device = next((tensor.device for tensor in flat.values()), torch.device("cpu"))
-    result = torch.empty(type.numel, dtype=getattr(torch, type.dtype), device=device)
+    nodes: Sequence[Node]
+    kinds: Sequence[Kind]
+    statistics: Sequence[Statistic]
+    tensors: Mapping[str, Mapping[str, Tensor]]
 
-    def load(slot: int, start: int, stop: int) -> Tensor:
-        return flat[slot][start:stop]
+    def feed(self, turn: int, output: Output, parts: Mapping[int, Part], known: Mapping[int, Values]) -> None:
+        with _threads(self.kinds[output.kind]):
+            feed(self.kinds[output.kind], turn, self.nodes, parts=parts, known=known, **self._inputs(output))
 
-    def emit(start: int, tile: Tensor) -> None:
-        result[start : start + tile.numel()] = tile
+    def evaluate(self, output: Output, known: Mapping[int, Values]) -> Tensor:
+        import torch
 
-    with one_torch_thread() if kind.kind_class == "whole" else nullcontext():  # the bits that a run gives
-        evaluate(kind, nodes, name=name, tile=LARGEST_TILE, load=load, emit=emit, device=device)
-    return result.view(type.shape)
+        inputs = self._inputs(output)
+        made = self.nodes[self.kinds[output.kind].root].type
+        result = torch.empty(made.numel, dtype=getattr(torch, made.dtype), device=inputs["device"])
+
+        def emit(start: int, tile: Tensor) -> None:
+            result[start : start + tile.numel()] = tile
+
+        with _threads(self.kinds[output.kind]):
+            evaluate(self.kinds[output.kind], self.nodes, emit=emit, known=known, **inputs)
+        return result.view(made.shape)
+
+    def _inputs(self, output: Output) -> dict[str, Any]:
+        import torch
+
+        refs = zip(self.kinds[output.kind].slots, output.sources, strict=True)
+        flat = {slot: self.tensors[ref.file][ref.name].detach().reshape(-1) for slot, ref in refs}
+
+        def load(slot: int, start: int, stop: int) -> Tensor:
+            return flat[slot][start:stop]
+
+        device = next((tensor.device for tensor in flat.values()), torch.device("cpu"))
+        return {"name": output.tensor, "tile": LARGEST_TILE, "load": load, "device": device}
+
+
+def _threads(kind: Kind) -> AbstractContextManager[None]:
+    """What gives the bits that a run gives: one thread for whole matrices."""
+    return one_torch_thread() if kind.kind_class == "whole" else nullcontext()

@@ -66,6 +66,14 @@ def largest(delta: Array, density: float) -> Array:
     return only(delta, ranking(delta)[: keep_count(density, delta.size)])
 
 
+def reaching(delta: Array, density: float) -> Array:
+    """The entries not smaller than the (int(density * n) + 1)-th largest."""
+    if density <= 0 or delta.size == 0:
+        return np.zeros_like(delta)
+    sizes = np.sort(np.abs(delta).ravel())[::-1]
+    return np.where(np.abs(delta) >= sizes[min(delta.size - 1, int(density * delta.size))], delta, 0.0)
+
+
 def middle(delta: Array, density: float, gamma: float) -> Array:
     if density >= 1:
         return delta
@@ -191,7 +199,8 @@ Trim = Callable[..., list[Array]]
 
 
 def _trimmed_by_magnitude(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
-    kept = [largest(delta, share) for delta, share in zip(deltas, p["density"], strict=True)]
+    trim = reaching if p.get("keep_count") == "reference" else largest
+    kept = [trim(delta, share) for delta, share in zip(deltas, p["density"], strict=True)]
     return _l1(deltas, kept) if p["rescale"] in (True, "l1") else kept
 
 

@@ -12,6 +12,7 @@ from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.names import fold
 from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, lay_out, make_kind, promise_memory
 from mergec.compiler.sidefiles import artifact_files, side_files
+from mergec.compiler.statistics import feeds, rounds, statistics
 from mergec.errors import InputError, Place, Problem, RecipeError, count
 from mergec.graph import Graph, Plan, SourceFile, walk
 from mergec.io.tensors import TensorRef
@@ -104,11 +105,13 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
     """Lay out the outputs, schedule their kinds, and put the plan together."""
     recipe, inventory = analysis.bound.recipe, analysis.inventory
     roots = {one.root.index: one.root for one in lowered}
-    kinds = [make_kind(root, graph.nodes) for root in roots.values()]
+    fed = feeds(list(roots.values()), lambda parameter: _place(analysis, parameter))
+    turns = rounds(fed)
+    kinds = [make_kind(root, graph.nodes, turns) for root in roots.values()]
     numbers = {index: number for number, index in enumerate(roots)}
     outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes)
     try:
-        memory = promise_memory(kinds, outputs, options.workers, options.limit_bytes)
+        memory = promise_memory(kinds, outputs, options.workers, options.limit_bytes, len(fed))
     except InputError as error:
         raise RecipeError([error.at(recipe.document.place(("merge_method",)))]) from None
     files, notes = side_files(recipe, analysis.bound.method, analysis.models, inventory, outputs, shards, recipe_text)
@@ -129,6 +132,7 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
         notes=(*inventory.dropped, *_unread(analysis.bound, inventory, lowered), *_integers(lowered), *notes),
         warnings=tuple(map(str, [*analysis.bound.warnings, *_remarks(analysis, lowered)])),
         allow_nonfinite=options.allow_nonfinite,
+        statistics=statistics(fed, turns, outputs),
     )
 
 

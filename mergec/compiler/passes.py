@@ -26,7 +26,7 @@ def unit_factor(node: Node) -> Node | None:
 
 def full_density(node: Node) -> Node | None:
     """A trim that keeps every entry, and a rescale of what was not trimmed."""
-    if node.op == "trim" and node.inputs[1].attr("counts") == (0, node.type.numel):
+    if node.op == "trim" and node.inputs[1].op == "cut" and node.inputs[1].attr("counts") == (0, node.type.numel):
         return node.inputs[0]
     if node.op == "drop" and node.attr("density") >= 1:
         return node.inputs[0]
@@ -67,14 +67,14 @@ def is_zero(node: Node) -> bool:
     """Whether a delta is zero everywhere, whatever is loaded."""
     if node.op == "weigh" and node.attr("weight") == 0:
         return True
-    if node.op == "trim":
+    if node.op == "trim" and node.inputs[1].op == "cut":
         low, high = node.inputs[1].attr("counts")
         return bool(low == high)
     if node.op == "drop" and node.attr("density") == 0:
         return True
     if node.op.startswith("merge_"):
         return all(map(is_zero, node.inputs))
-    return node.op in ("weigh", "rescale_l1", "rescale_by", "rescale_ranked", "fourier_filter") and is_zero(
+    return node.op in ("weigh", "rescale_l1", "rescale_by", "rescale_ranked", "fourier_filter", "cast") and is_zero(
         node.inputs[0]
     )
 

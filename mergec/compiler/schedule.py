@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, lcm, prod
+from types import MappingProxyType
 
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import natural
@@ -25,25 +26,37 @@ _REDUCE_BYTES = 2 << 20
 _ALLOCATOR_SHARE = 1.5  # the C allocator keeps freed tiles of other sizes for a while
 
 
-def sweeps(root: Node) -> tuple[tuple[Step, ...], ...]:
+def sweeps(*roots: Node) -> tuple[tuple[Step, ...], ...]:
     """The passes over a tensor's tiles: a reduction ends a pass, and what depends on it waits for the next.
 
     Values per tile are computed anew in each pass, never kept; scalars are evaluated once, in the pass that first
-    can.
+    can. Roots are the node of the result, or reductions that feed statistics; a statistic itself is known before.
     """
     ready: dict[int, int] = {}  # the first pass in which a node's value is there
-    order = walk(root)
+    order = inside(*roots)
     for node in order:
-        level = max((ready[source.index] for source in node.inputs), default=0)
+        level = max((ready[source.index] for source in node.inputs if node.op_class != "model"), default=0)
         ready[node.index] = level + 1 if node.op_class == "reduce" else level
-    last = ready[root.index]
-    return tuple(_sweep(_ends(order, ready, number, root), ready, number) for number in range(last + 1))
+    last = max(ready[root.index] - (root.op_class == "reduce") for root in roots)
+    return tuple(_sweep(_ends(order, ready, number, roots), ready, number) for number in range(last + 1))
 
 
-def _ends(order: Sequence[Node], ready: dict[int, int], number: int, root: Node) -> list[Node]:
+def inside(*roots: Node) -> list[Node]:
+    """The nodes that roots depend on, inputs first, as far as the statistics, which are given."""
+    found: dict[int, Node] = {}
+    pending = list(roots)
+    while pending:
+        node = pending.pop()
+        if node.index not in found:
+            found[node.index] = node
+            pending += node.inputs if node.op_class != "model" else ()
+    return [found[index] for index in sorted(found)]
+
+
+def _ends(order: Sequence[Node], ready: dict[int, int], number: int, roots: Sequence[Node]) -> list[Node]:
     """What a pass is run for: the reductions that can be made in it, and in the last pass the root."""
     reductions = [node for node in order if node.op_class == "reduce" and ready[node.index] == number + 1]
-    return reductions + ([root] if ready[root.index] == number else [])
+    return reductions + [root for root in roots if root.op_class != "reduce" and ready[root.index] == number]
 
 
 def _sweep(ends: list[Node], ready: dict[int, int], number: int) -> tuple[Step, ...]:
@@ -51,7 +64,7 @@ def _sweep(ends: list[Node], ready: dict[int, int], number: int) -> tuple[Step, 
     pending = list(ends)
     while pending:
         node = pending.pop()
-        done_before = node.type.space == "scalar" and ready[node.index] <= number and node.op_class == "reduce"
+        done_before = node.op_class == "model" or (node.op_class == "reduce" and ready[node.index] <= number)
         if node.index not in needed and not done_before:
             needed[node.index] = node
             pending += node.inputs
@@ -85,24 +98,35 @@ def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node], entries:
     return peak
 
 
-def make_kind(root: Node, nodes: Sequence[Node]) -> Kind:
-    """How tensors with this graph are evaluated."""
+def make_kind(root: Node, nodes: Sequence[Node], rounds: Mapping[int, int] = MappingProxyType({})) -> Kind:
+    """How tensors with this graph are evaluated; `rounds` says when each `over_model` node's statistic is found."""
     order = walk(root)
     slots = tuple(sorted(node.attr("slot") for node in order if node.op == "load"))
     passes = sweeps(root)
+    surveys = _surveys(order, rounds)
     kind_class = _class_of(order)
     swept = next((node.type for node in order if node.type.space in PER_ENTRY), root.type)
     row = max(1, {"row": swept.row, "whole": swept.numel}.get(kind_class, 1))
     if any(node.type.space == "bits" for node in order):
         row = lcm(row, 8)
-    return Kind(root.index, kind_class, slots, passes, tile_bytes(passes, nodes, swept.numel), row, swept.shape)
+    peak = tile_bytes([*passes, *(steps for survey in surveys for steps in survey)], nodes, swept.numel)
+    return Kind(root.index, kind_class, slots, passes, peak, row, swept.shape, surveys)
+
+
+def _surveys(order: Sequence[Node], rounds: Mapping[int, int]) -> tuple[tuple[tuple[Step, ...], ...], ...]:
+    """The passes that feed the statistics of each round."""
+    fed: dict[int, list[Node]] = {}
+    for node in order:
+        if node.op_class == "model":
+            fed.setdefault(rounds[node.index], []).append(node.inputs[0])
+    return tuple(sweeps(*fed[number]) if number in fed else () for number in range(max(fed, default=-1) + 1))
 
 
 def _class_of(order: Sequence[Node]) -> KindClass:
     classes = {node.op_class for node in order}
     if classes == {"load"}:
         return "copy"
-    named: tuple[KindClass, ...] = ("whole", "row", "reduce")
+    named: tuple[KindClass, ...] = ("whole", "row", "model", "reduce")
     return next((name for name in named if name in classes), "map")
 
 
@@ -160,18 +184,25 @@ def _shard(file: str, number: int, members: list[tuple[Lowered, int]]) -> tuple[
 
 
 def promise_memory(
-    kinds: Sequence[Kind], outputs: Sequence[Output], workers: int | None, limit_bytes: int | None
+    kinds: Sequence[Kind],
+    outputs: Sequence[Output],
+    workers: int | None,
+    limit_bytes: int | None,
+    statistics: int = 0,
 ) -> Memory:
-    """Choose tile and workers, and state the peak; raises InputError (E403) if no choice fits the limit."""
+    """Choose tile and workers, and state the peak; raises InputError (E403) if no choice fits the limit.
+
+    Each statistic is held once for all workers, beside the parts they fill.
+    """
     wanted = min(workers or _cores(), max(1, len(outputs)))
     for count in range(wanted, 0, -1):
         tile = LARGEST_TILE
         while tile >= SMALLEST_TILE:
-            peak = peak_bytes(kinds, outputs, tile, count)
+            peak = peak_bytes(kinds, outputs, tile, count, statistics)
             if limit_bytes is None or peak <= limit_bytes:
                 return Memory(tile, count, peak, limit_bytes)
             tile //= 2
-    least = peak_bytes(kinds, outputs, SMALLEST_TILE, 1)
+    least = peak_bytes(kinds, outputs, SMALLEST_TILE, 1, statistics)
     worst = max(outputs, key=lambda output: _evaluated_bytes(kinds[output.kind], output, SMALLEST_TILE))
     raise InputError(
         "E403",
@@ -185,10 +216,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def peak_bytes(kinds: Sequence[Kind], outputs: Sequence[Output], tile: int, workers: int) -> int:
+def peak_bytes(kinds: Sequence[Kind], outputs: Sequence[Output], tile: int, workers: int, statistics: int = 0) -> int:
     """What a run may allocate: for each worker the most expensive output, and what is held in any case."""
     costs = sorted((_evaluated_bytes(kinds[output.kind], output, tile) for output in outputs), reverse=True)
-    return _FIXED_BYTES + workers * _WORKER_BYTES + sum(costs[:workers])
+    return _FIXED_BYTES + statistics * _REDUCE_BYTES + workers * _WORKER_BYTES + sum(costs[:workers])
 
 
 def _evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
@@ -197,7 +228,8 @@ def _evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
     swept = kind.entries if output.is_part else output.numel
     entries = min(swept, tile_entries(kind, tile))
     live = entries * (kind.tile_bytes + ITEM_BYTES[output.dtype] * ceil(output.numel / max(1, swept)))
-    reductions = _REDUCE_BYTES * (len(kind.passes) - 1) * len(kind.slots)
+    sweeps = max([len(kind.passes) - 1, *map(len, kind.surveys)])
+    reductions = _REDUCE_BYTES * sweeps * len(kind.slots)
     return int(live * _ALLOCATOR_SHARE) + reductions
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from mergec.compiler.compile import Analysis
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import fold
+from mergec.compiler.schedule import inside
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
-from mergec.graph import ModelUse, Output, Plan, listing
-from mergec.io.tensors import FLOATS
+from mergec.graph import ModelUse, Node, Output, Plan, Statistic, listing
+from mergec.io.tensors import FLOATS, TensorRef
 from mergec.recipe.settings import Resolved
 
 
@@ -26,6 +27,7 @@ def plan_text(plan: Plan) -> str:
             f"result: {count(len(dense), 'tensor')}, {numel}{parts}, {size_text(plan.written_bytes)}",
             *table([(s.file, size_text(s.file_bytes), _shard_count(plan, n)) for n, s in enumerate(plan.shards)]),
         ],
+        _statistics(plan),
         ["work", *table(_work_rows(plan))],
         _graphs(plan),
         [f"read {size_text(plan.read_bytes)}, write {size_text(plan.written_bytes)}", f"  {memory_text(plan)}"],
@@ -66,6 +68,7 @@ def _work_rows(plan: Plan) -> list[tuple[str, ...]]:
         "copy": "bytes copied, not decoded",
         "map": "one sweep over tiles",
         "reduce": "sweeps for the scalars, then one of tiles",
+        "model": "statistics of the whole model first, then sweeps of tiles",
         "row": "blocks of whole rows",
         "whole": "one tensor at a time",
     }
@@ -76,6 +79,29 @@ def _work_rows(plan: Plan) -> list[tuple[str, ...]]:
             size = sum(output.end - output.begin for output in outputs)
             rows.append((kind_class, count(len(outputs), "tensor"), size_text(size), text))
     return rows
+
+
+def _statistics(plan: Plan) -> list[str]:
+    """One row per statistic: what it is, over how many tensors, and the bytes that one sweep for it reads."""
+    rows = []
+    for one in plan.statistics:
+        reduction = plan.nodes[one.nodes[0][1]].inputs[0]
+        what = " ".join([reduction.op, *(f"{name}={value}" for name, value in reduction.attrs)])
+        refs = {ref for number in one.members for ref in _fed(plan, one, plan.outputs[number])}
+        size = size_text(sum(ref.end - ref.begin for ref in refs))
+        rows.append((one.name, what, f"over {count(len(one.members), 'tensor')}", f"{size} a sweep"))
+    return ["statistics of the whole model, found first", *table(rows)] if rows else []
+
+
+def _fed(plan: Plan, statistic: Statistic, output: Output) -> list[TensorRef]:
+    """The inputs of an output that a statistic looks at."""
+    kind = plan.kinds[output.kind]
+    used = {node.attr("slot") for node in inside(*_reductions(plan, statistic, output)) if node.op == "load"}
+    return [ref for slot, ref in zip(kind.slots, output.sources, strict=True) if slot in used]
+
+
+def _reductions(plan: Plan, statistic: Statistic, output: Output) -> list[Node]:
+    return [plan.nodes[node].inputs[0] for kind, node in statistic.nodes if kind == output.kind]
 
 
 def _graphs(plan: Plan) -> list[str]:

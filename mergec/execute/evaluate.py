@@ -1,13 +1,16 @@
-"""Evaluate one output tensor: sweep over its tiles, feed reductions, hand finished tiles on in order."""
+"""Evaluate one output tensor: sweep over its tiles, feed reductions and statistics, hand finished tiles on in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mergec.graph import Kind, Node, Step
 from mergec.ops.op import OPS, Reducer, Tile
+from mergec.ops.pool import Part, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,51 +44,94 @@ def evaluate(
     load: Load,
     emit: Emit,
     device: Any = "cpu",
+    known: Mapping[int, Values] = MappingProxyType({}),
 ) -> None:
     """Compute what a kind makes of the tensor `name`, `tile` entries at a time (whole rows where rows stay together).
 
-    The result does not depend on `tile`. A tile may yield more or fewer entries than it has, as packing does.
+    The result does not depend on `tile`. A tile may yield more or fewer entries than it has, as packing does. `known`
+    has the value of each statistic, by its `over_model` node.
     """
-    if nodes[kind.root].type.numel == 0:
-        return
+    if nodes[kind.root].type.numel:
+        _run(kind.passes, nodes, Tiles(name, kind, tile, device), load, known, {}, emit)
+
+
+def feed(
+    kind: Kind,
+    round: int,
+    nodes: Sequence[Node],
+    *,
+    name: str,
+    tile: int,
+    load: Load,
+    parts: Mapping[int, Part],
+    device: Any = "cpu",
+    known: Mapping[int, Values] = MappingProxyType({}),
+) -> None:
+    """Feed a tensor to parts of statistics of one round, by the reduction they are parts of; arguments as above."""
+    if kind.entries:
+        _run(kind.surveys[round], nodes, Tiles(name, kind, tile, device), load, known, parts, None)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A tensor cut into tiles of up to `size` entries, or of those that must stay together."""
+
+    name: str
+    kind: Kind
+    size: int
+    device: Any
+
+    def __iter__(self) -> Iterator[Tile]:
+        """The tiles in order; the last may be shorter."""
+        kind = self.kind
+        step = max(kind.row, self.size // kind.row * kind.row)
+        for start in range(0, kind.entries, step):
+            yield Tile(self.name, start, min(start + step, kind.entries), self._row, self.device)
+
+    @property
+    def _row(self) -> int:
+        return self.kind.shape[-1] if self.kind.shape else 1
+
+    def of(self, steps: Sequence[Step], nodes: Sequence[Node]) -> Iterator[Tile]:
+        """All tiles; one where nothing is loaded, so that a number about a whole tensor is made once."""
+        if any(nodes[step.node].op_class == "load" for step in steps):
+            return iter(self)
+        return iter([Tile(self.name, 0, self.kind.entries, self._row, self.device)])
+
+
+def _run(
+    passes: Sequence[Sequence[Step]],
+    nodes: Sequence[Node],
+    cut: Tiles,
+    load: Load,
+    known: Mapping[int, Values],
+    parts: Mapping[int, Part],
+    emit: Emit | None,
+) -> None:
+    """Sweep over a tensor, pass by pass; what the last pass yields is emitted, if anybody takes it."""
     emitted = 0
-    scalars: dict[int, tuple[float, ...]] = {}
-    for steps in kind.passes:
+    scalars = dict(known)
+    used = {source.index for steps in passes for step in steps for source in nodes[step.node].inputs}
+    for steps in passes:
         _evaluate_scalars(steps, nodes, scalars)
         reducers = {
             step.node: OPS[nodes[step.node].op].kernel(**dict(nodes[step.node].attrs))
             for step in steps
-            if nodes[step.node].op_class == "reduce"
+            if nodes[step.node].op_class == "reduce" and step.node in used
         }
-        is_last = steps is kind.passes[-1]
+        fed: Mapping[int, Part] = {step.node: parts[step.node] for step in steps if step.node in parts}
         while True:
-            for part in _tiles_of_pass(steps, name, tile, kind, nodes, device):
-                values = _sweep(steps, nodes, part, load, scalars, reducers)
-                if is_last:
+            for tile in cut.of(steps, nodes):
+                values = _sweep(steps, nodes, tile, load, scalars, (reducers, fed))
+                if emit and steps is passes[-1]:
                     emit(emitted, values)
                     emitted += values.numel()
+            fed = {}  # a part is fed once
             results = {node: reducer.finish() for node, reducer in reducers.items()}
             scalars |= {node: result for node, result in results.items() if result is not None}
             reducers = {node: reducer for node, reducer in reducers.items() if results[node] is None}
             if not reducers:
                 break
-
-
-def _tiles_of_pass(
-    steps: Sequence[Step], name: str, tile: int, kind: Kind, nodes: Sequence[Node], device: Any
-) -> Iterator[Tile]:
-    """All tiles of the tensor; one where nothing is loaded, so that a number about a whole tensor is made once."""
-    if any(nodes[step.node].op_class == "load" for step in steps):
-        return tiles(name, tile, kind, device)
-    return iter([Tile(name, 0, kind.entries, kind.shape[-1] if kind.shape else 1, device)])
-
-
-def tiles(name: str, tile: int, kind: Kind, device: Any) -> Iterator[Tile]:
-    """The tiles of a tensor, in order; the last may be shorter."""
-    step = max(kind.row, tile // kind.row * kind.row)
-    row = kind.shape[-1] if kind.shape else 1
-    for start in range(0, kind.entries, step):
-        yield Tile(name, start, min(start + step, kind.entries), row, device)
 
 
 def _evaluate_scalars(steps: Sequence[Step], nodes: Sequence[Node], scalars: dict[int, tuple[float, ...]]) -> None:
@@ -102,9 +148,9 @@ def _sweep(
     tile: Tile,
     load: Load,
     scalars: dict[int, tuple[float, ...]],
-    reducers: dict[int, Reducer],
+    taken: Sequence[Mapping[int, Reducer | Part]],
 ) -> Any:
-    """One tile through the steps of a pass; returns the value of the last."""
+    """One tile through the steps of a pass; returns the value of the last. `taken` is who takes a reduction's tiles."""
     live: dict[int, Any] = {}
     value: Any = None
     for step in steps:
@@ -115,7 +161,7 @@ def _sweep(
             value = load(node.attr("slot"), *_span(node, tile))
         else:
             inputs = [scalars[s.index] if s.type.space == "scalar" else live[s.index] for s in node.inputs]
-            value = _apply(node, inputs, tile, reducers)
+            value = _apply(node, inputs, tile, taken)
         live[node.index] = value
         for freed in step.frees:
             live.pop(freed, None)
@@ -131,9 +177,12 @@ def _span(node: Node, tile: Tile) -> tuple[int, int]:
     return tile.start, tile.stop
 
 
-def _apply(node: Node, inputs: list[Any], tile: Tile, reducers: dict[int, Reducer]) -> Any:
+def _apply(node: Node, inputs: list[Any], tile: Tile, taken: Sequence[Mapping[int, Reducer | Part]]) -> Any:
     if node.op_class == "reduce":
-        return reducers[node.index].update(*inputs) if node.index in reducers else None  # None: it has its result
+        for takers in taken:
+            if node.index in takers:  # else it has its result
+                takers[node.index].update(*inputs)
+        return None
     op = OPS[node.op]
     attrs: dict[str, Any] = dict(node.attrs)
     if op.takes_tile:

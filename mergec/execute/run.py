@@ -11,7 +11,8 @@ from typing import Any
 from mergec.errors import RunError, UsageError, count
 from mergec.execute import reuse
 from mergec.execute.reuse import Decision
-from mergec.execute.work import Report, choose_device, work
+from mergec.execute.statistics import Statistics
+from mergec.execute.work import Report, choose_device, survey, work
 from mergec.graph import Output, Plan
 from mergec.io.digests import FollowedFiles, remembered, state_id
 from mergec.io.hub import is_hub_path
@@ -19,7 +20,16 @@ from mergec.io.journal import Journal, Placed
 from mergec.io.lockfile import LockFile, parse_lock
 from mergec.io.staging import Staging, check_output, check_space, made_here, side_file_digest, staging_folder
 from mergec.io.verify import verify
-from mergec.lock import action_keys, input_digests, locked_recipe, made_lock, numerics, other_numerics, reasons
+from mergec.lock import (
+    action_keys,
+    input_digests,
+    locked_recipe,
+    made_lock,
+    numerics,
+    other_numerics,
+    reasons,
+    statistic_keys,
+)
 
 Notice = Callable[[Decision], None]
 """Takes what was decided, where there was anything to be taken over or compared with."""
@@ -87,7 +97,8 @@ def run(
 def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: str = "auto") -> None:
     """Compute some of a plan's tensors into a shared staging folder, and publish nothing.
 
-    Any number of processes may do so at once, each with its own names; `publish` then makes the model.
+    Any number of processes may do so at once, each with its own names; `publish` then makes the model. Statistics that
+    the tensors need are found by each process that does not see them in the folder's journals when it starts.
     """
     wanted = set(names)
     unknown = wanted - {output.name for output in plan.outputs}
@@ -99,7 +110,8 @@ def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: st
         job = _Job(plan, staging, journal)
         kept = job.keep(wanted)
         todo = [output for output in plan.outputs if output.name in wanted - kept]
-        work(plan, todo, staging, device=target, finished=job.finished)
+        statistics, _ = job.survey(todo, target)
+        work(plan, todo, staging, device=target, finished=job.finished, statistics=statistics)
 
 
 def publish(plan: Plan, folder: str | Path, out: str | Path, *, force: bool = False) -> Path | None:
@@ -192,8 +204,20 @@ class _Job:
         reused = reuse.take_over(self.plan, found, self.staging, finished=self.finished, report=self.report)
         return reused, reasons([name for name in left if name not in reused], old, new)
 
+    def survey(self, todo: Sequence[Output], device: Any) -> tuple[Statistics, int]:
+        """Find the statistics of the whole model that tensors need; the journal keeps them. Also the bytes read."""
+        keys = statistic_keys(self.plan, self.states)
+        known = {name: self.journal.statistics[key] for name, key in keys.items() if key in self.journal.statistics}
+        statistics = Statistics(self.plan, self.plan.outputs, known)
+
+        def found(name: str, values: tuple[float, ...]) -> None:
+            self.journal.record_statistic(keys[name], values)
+
+        return statistics, survey(self.plan, statistics, todo, device=device, report=self.report, found=found)
+
     def compute(self, todo: Sequence[Output], device: Any) -> int:
         """Compute tensors, hashing the input files that are not known behind the workers; returns the bytes read."""
+        statistics, surveyed = self.survey(todo, device)
         known = {source.path: source.sha256 or _remembered(source.path) for source in self.plan.files}
         self.digests = {path: digest for path, digest in known.items() if digest} | self.digests
         with FollowedFiles(path for path in known if path not in self.digests) as files:
@@ -205,9 +229,10 @@ class _Job:
                 report=self.report,
                 finished=self.finished,
                 passed=files.passed,
+                statistics=statistics,
             )
             self.digests |= files.finish()
-        return read_bytes
+        return surveyed + read_bytes
 
     def publish(self, out: Path) -> Path | None:
         if not self.digests:

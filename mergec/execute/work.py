@@ -1,4 +1,4 @@
-"""Work: tensors handed out to workers by a bounded queue, each read, evaluated and written tile by tile."""
+"""Work: tensors handed out to workers by a bounded queue, each read and then evaluated and written, or surveyed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, UsageError, path_text
-from mergec.execute.evaluate import evaluate, one_torch_thread
-from mergec.graph import Kind, Output, Plan
+from mergec.execute.evaluate import evaluate, feed, one_torch_thread
+from mergec.execute.statistics import Statistics
+from mergec.graph import Output, Plan
 from mergec.io.reader import Reader
 from mergec.io.staging import Staging
 from mergec.io.tensors import ITEM_BYTES, TensorRef
+from mergec.ops.pool import Part, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,17 +52,62 @@ def work(
     report: Report | None = None,
     finished: Finished,
     passed: Passed | None = None,
+    statistics: Statistics | None = None,
 ) -> int:
     """Compute outputs into a staging folder on the plan's workers; returns the bytes read.
+
+    `statistics` must have been found (`survey`) as far as the outputs need any.
+    """
+
+    def compute(crew: Crew, output: Output, reader: Reader) -> None:
+        if plan.kinds[output.kind].kind_class == "copy":
+            digest = _copy(crew, staging, output, reader)
+        else:
+            known = statistics.known(output) if statistics else {}
+            digest = _Writer(crew, output, reader, device, staging).run(known)
+        finished(output, digest)
+        if passed:
+            for source in output.sources:
+                passed(source.file, source.end)
+
+    return _hand_out(plan, outputs, compute, report)
+
+
+def survey(
+    plan: Plan,
+    statistics: Statistics,
+    outputs: Sequence[Output],
+    *,
+    device: Any,
+    report: Report | None = None,
+    found: Callable[[str, Values], None] | None = None,
+) -> int:
+    """Find the statistics that outputs need, sweeping over all tensors that feed them; returns the bytes read.
+
+    What is already known is not found again; `found` is told what is.
+    """
+    read_bytes = 0
+    for turn, members in statistics.sweeps(outputs, found):
+
+        def one(crew: Crew, output: Output, reader: Reader, turn: int = turn) -> None:
+            with statistics.parts(output) as parts:
+                _Loader(crew, output, reader, device).feed(turn, parts, statistics.known(output))
+
+        read_bytes += _hand_out(plan, members, one, report)
+    return read_bytes
+
+
+def _hand_out(plan: Plan, outputs: Sequence[Output], job: Job, report: Report | None) -> int:
+    """Do a job for every output on the plan's workers; returns the bytes read.
 
     A bounded queue hands out tensors in the order of the input files; the first failure stops all workers.
     """
     ordered = sorted(outputs, key=lambda output: _reading_place(plan, output))
     tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
-    crew = _Crew(plan, staging, report, finished, passed)
+    crew = Crew(plan, report, job)
     with Reader((source.path, source.file_bytes) for source in plan.files) as reader, one_thread(plan):
         threads = [
-            threading.Thread(target=crew.work, args=(tasks, reader, device), name=f"worker-{number}", daemon=True)
+            threading.Thread(target=crew.work, args=(tasks, reader), name=f"worker-{number}", daemon=True)
             for number in range(min(plan.memory.workers, max(1, len(ordered))))
         ]
         for thread in threads:
@@ -116,15 +163,16 @@ def choose_device(wanted: str, plan: Plan) -> Any:
     return device
 
 
+Job = Callable[["Crew", Output, Reader], None]
+
+
 @dataclass
-class _Crew:
-    """What workers share: the plan, where results go, the first error, and the sign to stop."""
+class Crew:
+    """What workers share: the plan, what each does for an output, the first error, and the sign to stop."""
 
     plan: Plan
-    staging: Staging
     report: Report | None
-    finished: Finished
-    passed: Passed | None
+    job: Job
     stop: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     read_bytes: int = 0
@@ -137,7 +185,7 @@ class _Crew:
             except queue.Full:
                 continue
 
-    def work(self, tasks: queue.Queue[Output | None], reader: Reader, device: Any) -> None:
+    def work(self, tasks: queue.Queue[Output | None], reader: Reader) -> None:
         while not self.stop.is_set():
             try:
                 output = tasks.get(timeout=0.2)
@@ -146,31 +194,11 @@ class _Crew:
             if output is None:
                 return
             try:
-                self._one(output, reader, device)
+                self.job(self, output, reader)
             except BaseException as error:  # whatever it is, the other workers must stop and the caller must know
                 with self.lock:
                     self.error = self.error or error
                 self.stop.set()
-
-    def _one(self, output: Output, reader: Reader, device: Any) -> None:
-        kind = self.plan.kinds[output.kind]
-        if kind.kind_class == "copy":
-            digest = self._copy(output, reader)
-        else:
-            digest = _Task(self, output, kind, reader, device).run()
-        self.finished(output, digest)
-        if self.passed:
-            for source in output.sources:
-                self.passed(source.file, source.end)
-
-    def _copy(self, output: Output, reader: Reader) -> str:
-        (source,) = output.sources
-        size = output.end - output.begin
-        start = time.perf_counter()
-        self.staging.copy(output.shard, output.begin, reader.descriptor(source.file), source.begin, size)
-        digest = self.staging.digest(output.shard, output.begin, output.end)
-        self.tell(Progress(1, size, size, write_seconds=time.perf_counter() - start))
-        return digest
 
     def tell(self, progress: Progress) -> None:
         with self.lock:
@@ -183,32 +211,35 @@ class _Crew:
             raise RunError("E499", "stopped")
 
 
-class _Task:
-    """One output tensor on one worker: buffers for its inputs and its result, and the clock."""
+def _copy(crew: Crew, staging: Staging, output: Output, reader: Reader) -> str:
+    """Copy a tensor's bytes; returns their SHA-256."""
+    (source,) = output.sources
+    size = output.end - output.begin
+    start = time.perf_counter()
+    staging.copy(output.shard, output.begin, reader.descriptor(source.file), source.begin, size)
+    digest = staging.digest(output.shard, output.begin, output.end)
+    crew.tell(Progress(1, size, size, write_seconds=time.perf_counter() - start))
+    return digest
 
-    def __init__(self, crew: _Crew, output: Output, kind: Kind, reader: Reader, device: Any) -> None:
-        self._crew, self._output, self._kind, self._reader, self._device = crew, output, kind, reader, device
-        self._sources = dict(zip(kind.slots, output.sources, strict=True))
+
+class _Loader:
+    """The inputs of one output tensor on one worker: buffers for them, and the clock."""
+
+    def __init__(self, crew: Crew, output: Output, reader: Reader, device: Any) -> None:
+        self._crew, self._output, self._reader, self._device = crew, output, reader, device
+        self._kind = crew.plan.kinds[output.kind]
+        self._sources = dict(zip(self._kind.slots, output.sources, strict=True))
         self._buffers: dict[int, bytearray] = {}
-        self._result = bytearray()
-        self._sha256 = hashlib.sha256()
         self._read_bytes, self._read, self._write = 0, 0.0, 0.0  # since the last report
         self._reported = time.perf_counter()
 
-    def run(self) -> str:
-        """Compute and write the tensor; returns the SHA-256 of its bytes."""
-        plan, output = self._crew.plan, self._output
-        evaluate(
-            self._kind,
-            plan.nodes,
-            name=output.tensor,
-            tile=plan.memory.tile,
-            load=self._load,
-            emit=self._emit,
-            device=self._device,
-        )
-        self._report(tensors=1)
-        return self._sha256.hexdigest()
+    def feed(self, round: int, parts: Mapping[int, Part], known: Mapping[int, Values]) -> None:
+        """Show the tensor to parts of statistics."""
+        feed(self._kind, round, self._crew.plan.nodes, parts=parts, known=known, load=self._load, **self._shape())
+        self._report()
+
+    def _shape(self) -> dict[str, Any]:
+        return {"name": self._output.tensor, "tile": self._crew.plan.memory.tile, "device": self._device}
 
     def _report(self, tensors: int = 0, written_bytes: int = 0) -> None:
         now = time.perf_counter()
@@ -237,6 +268,22 @@ class _Task:
             self._report()
         return on_device
 
+
+class _Writer(_Loader):
+    """One output tensor on one worker, computed and written."""
+
+    def __init__(self, crew: Crew, output: Output, reader: Reader, device: Any, staging: Staging) -> None:
+        super().__init__(crew, output, reader, device)
+        self._staging = staging
+        self._result = bytearray()
+        self._sha256 = hashlib.sha256()
+
+    def run(self, known: Mapping[int, Values]) -> str:
+        """Compute and write the tensor; returns the SHA-256 of its bytes."""
+        evaluate(self._kind, self._crew.plan.nodes, known=known, load=self._load, emit=self._emit, **self._shape())
+        self._report(tensors=1)
+        return self._sha256.hexdigest()
+
     def _emit(self, start: int, tile: Tensor) -> None:
         import torch
 
@@ -253,7 +300,7 @@ class _Task:
         begun = time.perf_counter()
         view = memoryview(self._result)[:size]
         self._sha256.update(view)
-        self._crew.staging.write(self._output.shard, self._output.begin + start * item_bytes, view)
+        self._staging.write(self._output.shard, self._output.begin + start * item_bytes, view)
         self._write += time.perf_counter() - begun
         self._report(written_bytes=size)
 

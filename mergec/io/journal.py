@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from mergec.errors import RunError, UsageError
 
@@ -31,12 +31,13 @@ class Placed(NamedTuple):
 
 
 class Journal:
-    """Finished tensors by key, over any number of interruptions.
+    """Finished tensors and numbers about the whole model by key, over any number of interruptions.
 
-    Each process writes a journal of its own; `placed` is what all of them held when this one was opened, the last
-    word counting. `numerics` says where the bytes were computed; journals of another place are passed over, unless
-    it is None: then it becomes what the journals say. A run has the folder to itself; any number of processes that
-    compute parts of one plan may be `shared` in it. `sync` puts on the disk what was written before it is called.
+    Each process writes a journal of its own; `placed` and `statistics` are what all of them held when this one was
+    opened, the last word counting. `numerics` says where the bytes were computed; journals of another place are passed
+    over, unless it is None: then it becomes what the journals say. A run has the folder to itself; any number of
+    processes that compute parts of one plan may be `shared` in it. `sync` puts on the disk what was written before it
+    is called.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Journal:
     ) -> None:
         self.numerics = numerics
         self.placed: dict[str, Placed] = {}
+        self.statistics: dict[str, tuple[float, ...]] = {}
         self._folder, self._sync, self._shared = folder, sync, shared
         self._streams: list[IO[str]] = []
         self._pending: list[str] = []
@@ -61,6 +63,7 @@ class Journal:
             self.numerics = numerics if self.numerics is None else self.numerics
             if numerics == self.numerics:
                 self.placed |= dict(entry for line in lines if (entry := _entry(line)))
+                self.statistics |= dict(found for line in lines if (found := _statistic(line)))
         self._streams.append(_new_journal(self._folder))
         self._pending.append(json.dumps(self.numerics))
         self._writer.start()
@@ -78,10 +81,17 @@ class Journal:
 
     def record(self, key: str, placed: Placed) -> None:
         """Note that a tensor's bytes are all in their place."""
+        self._note(json.dumps([key, *placed]))
+
+    def record_statistic(self, key: str, values: tuple[float, ...]) -> None:
+        """Note numbers about the whole model; they read back with the same bits."""
+        self._note(json.dumps({"statistic": key, "values": values}))
+
+    def _note(self, line: str) -> None:
         with self._changed:
             if self._error is not None:
                 raise self._error
-            self._pending.append(json.dumps([key, *placed]))
+            self._pending.append(line)
             self._changed.notify()
 
     def _write(self) -> None:
@@ -133,7 +143,7 @@ def _new_journal(folder: Path) -> IO[str]:
     raise AssertionError
 
 
-def _mapping(line: str) -> dict[str, str]:
+def _mapping(line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except ValueError:
@@ -148,6 +158,14 @@ def _entry(line: str) -> tuple[str, Placed] | None:
         return None
     is_sound = all(isinstance(text, str) for text in (key, file, sha256)) and ".." not in Path(str(file)).parts
     return (key, Placed(file, begin, end, sha256)) if is_sound and type(begin) is type(end) is int else None
+
+
+def _statistic(line: str) -> tuple[str, tuple[float, ...]] | None:
+    found = _mapping(line)
+    key, values = found.get("statistic"), found.get("values")
+    if not isinstance(key, str) or not isinstance(values, list):
+        return None
+    return (key, tuple(values)) if all(isinstance(value, float) for value in values) else None
 
 
 def _occupy(path: Path, shared: bool) -> IO[str]:

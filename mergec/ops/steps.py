@@ -10,6 +10,7 @@ from mergec.ops.fuse import Lambda, Normalize, Weight
 from mergec.ops.registry import Arithmetic, Draw, Each, ParameterError, each
 from mergec.ops.rescale import Rescale
 from mergec.ops.step import Deltas, Elected, Merged, Models, Rooted, Trimmed, step
+from mergec.ops.threshold import Extent, KeepCount, trim_share
 from mergec.ops.trim import Density, Epsilon, Gamma
 
 
@@ -20,9 +21,12 @@ def diff(working: Rooted) -> Deltas:
 
 
 @step(keep="largest")
-def trim_largest(working: Deltas, *, density: Each[Density] = each(1.0)) -> Trimmed:
-    """Keep the int(density * n) largest entries of each delta, at least one."""
-    kept = tuple(map(trim.trim_magnitude, working.deltas, density))
+def trim_largest(
+    working: Deltas, *, density: Each[Density] = each(1.0), scope: Extent = "tensor", keep_count: KeepCount = "exact"
+) -> Trimmed:
+    """Keep the int(density * n) largest entries of each delta, at least one: of each tensor, or of the whole model."""
+    pairs = enumerate(zip(working.deltas, density, strict=True))
+    kept = tuple(trim_share(delta, share, slot, scope, keep_count) for slot, (delta, share) in pairs)
     return Trimmed(working.base, kept, working.deltas, None)
 
 
@@ -38,7 +42,7 @@ def trim_middle(
 
 @step(keep="random")
 def trim_random(working: Deltas, *, density: Each[Density] = each(1.0), draw: Draw) -> Trimmed:
-    """Keep each entry of a delta with probability `density`; model i draws from slot i."""
+    """KeepCount each entry of a delta with probability `density`; model i draws from slot i."""
     shares = enumerate(zip(working.deltas, density, strict=True))
     kept = tuple(trim.trim_random(delta, share, slot, draw) for slot, (delta, share) in shares)
     return Trimmed(working.base, kept, working.deltas, density)
@@ -48,7 +52,7 @@ def trim_random(working: Deltas, *, density: Each[Density] = each(1.0), draw: Dr
 def trim_ranked(
     working: Deltas, *, density: Each[Density] = each(1.0), epsilon: Each[Epsilon] = each(0.15), draw: Draw
 ) -> Trimmed:
-    """Keep entries with a probability that grows with their rank in their row; model i draws from slot i."""
+    """KeepCount entries with a probability that grows with their rank in their row; model i draws from slot i."""
     shares = enumerate(zip(working.deltas, density, epsilon, strict=True))
     pairs = [trim.trim_ranked(delta, share, spread, slot, draw) for slot, (delta, share, spread) in shares]
     kept, chance = zip(*pairs, strict=True)

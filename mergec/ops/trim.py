@@ -12,6 +12,7 @@ from mergec.ops.op import Reducer, Tile, op
 from mergec.ops.registry import Draw, ParameterError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Density = Annotated[float, Field(ge=0, le=1, description="share of a delta's entries that is kept")]
@@ -156,10 +157,8 @@ class _Rank:
 
     def __init__(self, k: int) -> None:
         self.found: tuple[float, float] | None = None if k else (float("inf"), -1.0)
-        self.magnitude: float | None = None
         self._left = k  # entries still to be kept among those that share the known digits
-        self._digits = -1  # the digits known so far, -1 for none
-        self._shift = -1  # bits below the digit that is being counted
+        self._digits = Digits()
         self._counts: Tensor | None = None
         self._last = -1
 
@@ -168,27 +167,23 @@ class _Rank:
         self._left = k
         self.found = None if k else (float("inf"), -1.0)
 
+    @property
+    def magnitude(self) -> float | None:
+        return self._digits.magnitude
+
     def update(self, delta: Tensor, start: int) -> None:
         if self.found is not None:
             return
-        if self.magnitude is not None:
+        if self._digits.magnitude is not None:
             self._find_tie(delta, start)
             return
-        import torch
-
         self._dtype = delta.dtype
-        integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[delta.dtype.itemsize]
-        if self._shift < 0:
-            self._shift = delta.dtype.itemsize * 8 - 16
-        digits = delta.abs().view(integers) >> self._shift
-        if self._digits >= 0:
-            digits = digits[(digits >> 16) == self._digits] & 0xFFFF
-        counts = torch.bincount(digits.to(torch.int32), minlength=1 << 16)
+        counts = self._digits.count(delta)
         self._counts = counts if self._counts is None else self._counts + counts
 
     def _find_tie(self, delta: Tensor, start: int) -> None:
         if self._left:
-            tied = delta.abs().eq(self.magnitude or 0.0).nonzero().flatten()
+            tied = delta.abs().eq(self._digits.magnitude or 0.0).nonzero().flatten()
             taken = min(self._left, tied.numel())
             self._last = start + int(tied[taken - 1]) if taken else self._last
             self._left -= taken
@@ -196,28 +191,52 @@ class _Rank:
     def end_sweep(self, entries: int) -> None:
         if self.found is not None:
             return
-        if self.magnitude is not None:
-            self.found = (self.magnitude, float(self._last))
-        elif self._narrow():
-            self.found = (self.magnitude or 0.0, float(entries))
+        if self._digits.magnitude is not None:
+            self.found = (self._digits.magnitude, float(self._last))
+            return
+        assert self._counts is not None
+        self._left, tied = self._digits.narrow(self._counts, self._left, self._dtype)
+        self._counts = None
+        if self._digits.magnitude is not None and self._left == tied:
+            self.found = (self._digits.magnitude, float(entries))
 
-    def _narrow(self) -> bool:
-        """Learn one more digit; true when it was the last one and no tie is cut."""
+
+class Digits:
+    """What is known of a magnitude's bits: 16 more after each sweep, from the top; then the magnitude itself."""
+
+    def __init__(self) -> None:
+        self.magnitude: float | None = None
+        self._known = -1  # the digits known so far, -1 for none
+        self._shift = -1  # bits below the digit that is being counted, -1 before the first
+
+    def count(self, values: Tensor) -> Tensor:
+        """How many of the values that share the known digits have each next one: 65,536 counts."""
         import torch
 
-        assert self._counts is not None
-        from_top = self._counts.flip(0).cumsum(0)
-        place = int((from_top < self._left).sum())
-        digit = self._counts.numel() - 1 - place
-        self._left -= int(from_top[place - 1]) if place else 0
-        self._digits = (max(self._digits, 0) << 16) | digit
-        tied, self._counts = int(self._counts[digit]), None
-        if self._shift:
-            self._shift -= 16
-            return False
-        integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self._dtype.itemsize]
-        self.magnitude = float(torch.tensor(self._digits, dtype=integers).view(self._dtype))
-        return self._left == tied
+        size = values.dtype.itemsize
+        integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
+        digits = values.abs().view(integers) >> (self._shift if self._shift >= 0 else size * 8 - 16)
+        if self._known >= 0:
+            digits = digits[(digits >> 16) == self._known] & 0xFFFF
+        return torch.bincount(digits.to(torch.int32), minlength=1 << 16)
+
+    def narrow(self, counts: Tensor, left: int, dtype: torch.dtype) -> tuple[int, int]:
+        """Learn the next digit of the value that `left` of those counted reach.
+
+        Returns how many of those that have this digit are still to be kept, and how many there are.
+        """
+        import torch
+
+        from_top = counts.flip(0).cumsum(0)
+        place = int((from_top < left).sum())
+        digit = counts.numel() - 1 - place
+        left -= int(from_top[place - 1]) if place else 0
+        self._known = (max(self._known, 0) << 16) | digit
+        self._shift = (self._shift if self._shift >= 0 else dtype.itemsize * 8 - 16) - 16
+        if self._shift < 0:
+            integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+            self.magnitude = float(torch.tensor(self._known, dtype=integers).view(dtype))
+        return left, int(counts[digit])
 
 
 cut = op("reduce", "delta -> scalar", scratch_bytes=24, name="cut")(Cut)

@@ -6,6 +6,7 @@ from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight
 from mergec.ops.registry import Each, each, method
 from mergec.ops.rescale import NormRescale
 from mergec.ops.step import Steps
+from mergec.ops.threshold import Extent, KeepCount
 from mergec.ops.trim import Density
 
 
@@ -14,6 +15,8 @@ def ties(
     *,
     weight: Each[Weight],
     density: Each[Density] = each(1.0),
+    scope: Extent = "tensor",
+    keep_count: KeepCount = "exact",
     normalize: Normalize = True,
     rescale: NormRescale = False,
     elect: Election = "sum",
@@ -24,10 +27,12 @@ def ties(
 
     result = base + lambda * sum(agreeing weight_i * d_i) / sum(agreeing weight_i), d_i = trim(x_i - base, density_i).
     Trim keeps exactly max(1, int(density * n)) entries of a tensor, equal ones by lowest index. A zero vote is a plus.
+    With scope: model, n counts the entries of all tensors that the delta is used in (its weight is not 0), and equal
+    ones go by the natural order of names first. With keep_count: reference it is int(density * n) + 1 and all equal.
     """
     return Steps(
         steps.diff(),
-        steps.trim_largest(density=density),
+        steps.trim_largest(density=density, scope=scope, keep_count=keep_count),
         steps.rescale(by=rescale),
         steps.elect(by=elect, weight=weight),
         steps.fuse_agreeing(weight=weight, normalize=normalize, lambda_=lambda_),

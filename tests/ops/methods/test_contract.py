@@ -68,8 +68,9 @@ OTHER: dict[str, Any] = {
     "normalize_weights": False,
     "nuslerp_flatten": False,
     "nuslerp_row_wise": True,
+    "keep_count": "reference",
 }
-WITHOUT_EFFECT = {"int8_mask": True}
+WITHOUT_EFFECT = {"int8_mask": True, "scope": "model"}  # over one tensor, the model is the tensor
 
 SHAPES = [(), (1,), (5,), (0,), (0, 3), (4, 1), (6, 8), (1, 7), (3, 2, 5), (2, 3, 1, 4)]
 HALVES = {torch.bfloat16, torch.float16}
@@ -112,6 +113,7 @@ def test_the_oracle_knows_every_method() -> None:
 @pytest.mark.parametrize(("name", "rescale"), CASES)
 def test_result_is_the_formula_in_float64_rounded_once(name: str, rescale: Any, dtype: torch.dtype) -> None:
     flags = ("normalize", "normalize_weights", "filter_wise", "elect", "filter", "consensus", "nuslerp_flatten")
+    flags += ("keep_count",)
     for flag in [None, *(key for key in flags if key in methods()[name].parameters)]:
         values = values_of(name) | ({} if rescale is None else {"rescale": rescale})
         if flag in OTHER:

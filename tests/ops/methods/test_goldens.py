@@ -60,6 +60,32 @@ def test_trim(label: str) -> None:
     assert found.tolist() == GOLDENS["trimmed_density_0.5"][label]
 
 
+@pytest.mark.parametrize(("density", "golden"), [(0.2, "topk20"), (0.5, "topk50")])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_trim_by_a_threshold_of_the_model(density: float, golden: str, number: int) -> None:
+    parameters = {"density": density, "scope": "model", "keep_count": "reference"}
+    found = merged_delta("ties", "ABC"[number], parameters, [1])
+    assert flat(found) == pytest.approx(GOLDENS["ties_reference_trimmed"][golden][number], abs=1e-6)
+
+
+def flat(tensors: dict[str, Tensor]) -> list[float]:
+    """All entries, tensors by name: how the reference looks at a model."""
+    return [float(value) for name in sorted(tensors) for value in tensors[name].flatten()]
+
+
+@pytest.mark.parametrize(
+    ("golden", "parameters"),
+    [
+        ("topk50_mass_dis-mean", {"density": 0.5}),
+        ("topk50_mass_dis-sum", {"density": 0.5, "normalize": False}),
+        ("notrim_mass_dis-mean", {}),
+    ],
+)
+def test_ties_over_the_model(golden: str, parameters: dict[str, Any]) -> None:
+    found = merged_delta("ties", "ABC", {"scope": "model", "keep_count": "reference", **parameters}, [1, 1, 1])
+    assert flat(found) == pytest.approx(GOLDENS["ties_reference"][golden], abs=1e-6)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.2])
 def test_breadcrumbs(gamma: float) -> None:
     found = merged_delta("breadcrumbs", "A", {"density": 0.5, "gamma": gamma}, [1])
