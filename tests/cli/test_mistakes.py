@@ -275,7 +275,7 @@ RECIPES = [
     Mistake("a parameter of another method", ties("^gamma: 0.01"),
         "E202 ties has no parameter 'gamma'; hint: it belongs to breadcrumbs, breadcrumbs_ties; mergekit ignores it here, so removing it changes nothing"),
     Mistake("a parameter of no method", ties("^sparsity: 0.5"),
-        "E202 ties has no parameter 'sparsity'; hint: known here: density, elect, int8_mask, lambda, normalize, rescale, weight"),
+        "E202 ties has no parameter 'sparsity'; hint: known here: density, elect, int8_mask, keep_count, lambda, normalize, rescale, scope, weight"),
     Mistake("a shared parameter under a model", ties(own="^normalize: false"),
         "E203 'normalize' holds for the whole merge and has no effect under one model; hint: move it to the top-level 'parameters:'"),
     Mistake("a density above 1", ties("density: ^1.5"),
