@@ -6,7 +6,7 @@ per sweep by counting. Counts add up exactly, in any order.
 
 from __future__ import annotations
 
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
@@ -105,17 +105,6 @@ class Threshold(Pool):
         return inf, -1.0, magnitude, inf if number < tensor else last if number == tensor else -1.0
 
 
-class Quantile(Threshold):
-    """The magnitude from which entries reach a quantile, linearly interpolated: the one at ceil(quantile * (n - 1))."""
-
-    def __init__(self, quantile: float) -> None:
-        super().__init__(0.0, "reference")
-        self._quantile = quantile
-
-    def _kept(self, entries: int) -> int:
-        return entries - ceil(self._quantile * (entries - 1)) if entries else 0
-
-
 class _Part:
     """One tensor in one sweep: counts of the next digit, or of ties, or the index of the last tie that is kept."""
 
@@ -144,7 +133,7 @@ class _Part:
 class _OfTensor(Reducer):
     """The threshold of one tensor: a model of one."""
 
-    pool: type[Threshold] = Threshold
+    pool = Threshold
 
     def __init__(self, **attrs: Any) -> None:
         self._threshold = self.pool(**attrs)
@@ -160,12 +149,7 @@ class _OfTensor(Reducer):
         return None if values is None else Threshold.at(values, 0)
 
 
-class _QuantileOfTensor(_OfTensor):
-    pool = Quantile
-
-
 threshold = op("reduce", "delta -> scalar", scratch_bytes=24, name="threshold")(_OfTensor)
-quantile = op("reduce", "delta -> scalar", scratch_bytes=24, name="quantile")(_QuantileOfTensor)
 
 
 def trim_share(delta: Node, density: float, slot: int, scope: Extent = "tensor", rule: KeepCount = "exact") -> Node:
