@@ -30,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "slerp": {"t": 0.3},
     "model_stock": {},
     "ties": DELTAS,
+    "ties over the model": {**DELTAS, "scope": "model"},
     "dare_ties": DELTAS,
     "dare_linear": {**DELTAS, "rescale": "l1"},
     "della": {**DELTAS, "epsilon": 0.1},
@@ -80,7 +81,9 @@ def plan_for(method: str, models: list[Path], folder: Path, **options: Any) -> m
     base, *others = models
     rest = {} if method in ("linear", "passthrough") else {"base_model": base}
     others = others[:1] if method in ("passthrough", "slerp") else others
-    plan = mergec.compile(write_recipe(folder, method, others, parameters=METHODS[method], **rest), **options)
+    plan = mergec.compile(
+        write_recipe(folder, method.split()[0], others, parameters=METHODS[method], **rest), **options
+    )
     return dataclasses.replace(plan, outputs=plan.outputs[:1]) if method == "della" else plan
 
 

@@ -18,6 +18,7 @@ from mergec.execute import evaluate, work
 from mergec.execute.run import publish, run_part
 from mergec.graph import Plan
 from mergec.io.journal import Journal, Placed
+from mergec.lock import action_keys, statistic_keys
 
 
 def ties(folder: Path, llama: Family, **parameters: Any) -> Path:
@@ -186,3 +187,20 @@ def test_edges_are_defined(keep_count: str, density: float) -> None:
     empty = {"a": torch.zeros(0)}
     merged = mergec.merge("ties", [empty], base=empty, parameters={"weight": 1.0, "density": 0.5, "scope": "model"})
     assert merged["a"].shape == (0,)
+
+
+def test_the_key_of_an_output_covers_every_tensor_that_feeds_its_statistics(plan: mergec.Plan) -> None:
+    """A change in the last tensor of one input changes all outputs; without the statistic, only its own."""
+    files = {source.path: "same" for source in plan.files}
+    local = mergec.compile(Path(plan.recipe_path), overrides={"parameters.scope": "tensor"})
+    last = max((ref for output in plan.outputs for ref in output.sources), key=lambda ref: (ref.file, ref.begin))
+    for one, changed in ((plan, len(plan.outputs)), (local, 1)):
+        moved = [dataclasses.replace(output, sources=_moved(output.sources, last)) for output in one.outputs]
+        before = action_keys(one, files)
+        after = action_keys(dataclasses.replace(one, outputs=tuple(moved)), files)
+        assert sum(before[name] != after[name] for name in before) == changed
+    assert statistic_keys(local, files) == {}
+
+
+def _moved(sources: Any, chosen: Any) -> Any:
+    return tuple(ref._replace(begin=ref.begin + 2) if ref == chosen else ref for ref in sources)
