@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
@@ -17,12 +17,16 @@ OpClass: TypeAlias = Literal["load", "map", "reduce", "scalar", "row", "whole", 
 KindClass: TypeAlias = Literal["copy", "map", "reduce", "row", "whole", "model"]
 Attr: TypeAlias = "bool | int | float | str | tuple[Attr, ...]"
 
-PLAN_FORMAT = 1
+Identify: TypeAlias = "Callable[[str, TensorRef], str]"
+"""What stands for an input tensor in a key, given its model's slot id and its address."""
+
+PLAN_FORMAT = 2
 PER_ENTRY: frozenset[Space] = frozenset(("weight", "delta", "sign", "probability", "mask"))
 _SIMPLE = (
     "name",
     "method",
     "recipe_text",
+    "slots",
     "notes",
     "warnings",
     "allow_nonfinite",
@@ -262,7 +266,8 @@ class Memory:
 class Plan:
     """Everything a run needs, decided before a weight is read; comparable and serialisable.
 
-    `notes` are the rules by which tensors or inputs were left out; `warnings` are printed problems.
+    `slots` are the slot ids of the inputs, by the slot number of load nodes. `notes` are the rules by which tensors or
+    inputs were left out; `warnings` are printed problems.
     """
 
     name: str
@@ -282,6 +287,7 @@ class Plan:
     recipe_path: str = ""
     overrides: tuple[tuple[str, str], ...] = ()
     statistics: tuple[Statistic, ...] = ()
+    slots: tuple[str, ...] = ()
 
     @property
     def read_bytes(self) -> int:
@@ -318,21 +324,57 @@ class Plan:
         fed = {number for one in self.statistics_of(output.kind) for number in one.members}
         return frozenset(ref for one in [output, *(self.outputs[number] for number in fed)] for ref in one.sources)
 
-    def hash(self) -> str:
-        """A digest of what is computed: graphs, tensor names, shapes, dtypes - not paths, layout or machine.
+    def keys(self, content: Identify | None = None) -> dict[str, str]:
+        """A digest per output tensor, by name, of everything its bytes depend on: equal keys, equal bytes.
 
-        A graph contains the definition of every statistic it needs, and all outputs are in the digest.
+        A key is of the graph, of the method's name and version (unless bytes are only copied), of the tensor's own name
+        where random numbers are drawn, of each source's dtype and shape with what `content` says of it, given its
+        slot id and address, and of all that feeds the statistics it needs. By default `content` is slot id and tensor
+        name, known from headers alone: the *plan key*. With a digest of each source's bytes instead it is the *action
+        key*, good from one state of the inputs to another.
         """
-        digest = hashlib.sha256()
-        kinds = [hashlib.sha256("\n".join(listing(self.root(kind))).encode()).hexdigest() for kind in self.kinds]
+        kinds = [_kind_text(self, kind) for kind in self.kinds]
+        fed = self._statistic_keys(content)
+        keys = {}
         for output in self.outputs:
-            sources = [(ref.name, ref.dtype, ref.shape) for ref in output.sources]
-            line = (output.name, output.dtype, output.shape, kinds[output.kind], sources)
-            digest.update(repr(line).encode())
-        for side_file in self.side_files:
-            if side_file.name == "config.json":
-                digest.update((side_file.text or "").encode())
-        return digest.hexdigest()
+            text, is_random = kinds[output.kind]
+            statistics = tuple(fed[one.name] for one in self.statistics_of(output.kind))
+            named = output.tensor if is_random or statistics else ""  # ties of a statistic are broken by name
+            keys[output.name] = _digest(repr((text, named, self._sources(output, content), *statistics)))
+        return keys
+
+    def statistic_keys(self, content: Identify) -> dict[str, str]:
+        """The same for the statistics of the whole model: equal keys, equal numbers."""
+        fed = self._statistic_keys(content)
+        names = {one.name: [s.name for s in self.statistics_of(one.nodes[0][0])] for one in self.statistics}
+        return {name: _digest(repr((name, [fed[other] for other in needed]))) for name, needed in names.items()}
+
+    def _statistic_keys(self, content: Identify | None) -> dict[str, str]:
+        """For each statistic a key of name, graph and inputs of every tensor that feeds it."""
+        keys = {}
+        for one in self.statistics:
+            members = [self.outputs[number] for number in one.members]
+            parts = [(m.tensor, _kind_text(self, self.kinds[m.kind])[0], self._sources(m, content)) for m in members]
+            keys[one.name] = _digest(repr((one.name, parts)))
+        return keys
+
+    def _sources(self, output: Output, content: Identify | None) -> list[tuple[str, str, tuple[int, ...]]]:
+        """What stands for an output's inputs in a key; where there are no slots, files have names."""
+        numbers = self.kinds[output.kind].slots
+        named = [
+            (self.slots[number] if self.slots else ref.file.rpartition("/")[2], ref)
+            for number, ref in zip(numbers, output.sources, strict=True)
+        ]
+        identify = content or _plan_identity
+        return [(identify(slot, ref), ref.dtype, ref.shape) for slot, ref in named]
+
+    def hash(self) -> str:
+        """A digest of the result: every tensor's plan key and every file beside the weights that says what they are.
+
+        Equal for equal results, whatever the recipe's wording, the paths, the layout in files, or the machine.
+        """
+        files = [(one.name, one.digest) for one in self.side_files if not one.is_record]
+        return _digest(repr((sorted(self.keys().items()), sorted(files))))
 
     def to_json(self) -> str:
         """The whole plan as JSON; `Plan.from_json` gives it back equal in every field."""
@@ -367,6 +409,7 @@ class Plan:
             name=document["name"],
             method=document["method"],
             recipe_text=document["recipe_text"],
+            slots=tuple(document["slots"]),
             models=tuple(ModelUse(**model) for model in document["models"]),
             files=files,
             nodes=tuple(_nodes_from_json(document["nodes"])),
@@ -388,6 +431,36 @@ class Plan:
 
     def __hash__(self) -> int:
         return hash(self.hash())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plan_identity(slot: str, ref: TensorRef) -> str:
+    return repr((slot, ref.name))
+
+
+def _kind_text(plan: Plan, kind: Kind) -> tuple[str, bool]:
+    """What tensors of a kind have in common, and whether random numbers are drawn for them.
+
+    A copy is a copy by whatever method.
+    """
+    order = walk(plan.root(kind))
+    is_random = any(name == "stream" for node in order for name, _ in node.attrs)
+    return "\n".join([*graph_text(plan, kind), str(kind.shape), "" if len(order) == 1 else plan.method]), is_random
+
+
+def graph_text(plan: Plan, kind: Kind) -> tuple[str, ...]:
+    """A kind's graph as text; what it loads is numbered from 0, for which number a model has says nothing."""
+    root = plan.root(kind)
+    numbers = {slot: number for number, slot in enumerate(kind.slots)}
+    return tuple(
+        line.replace(f"slot={node.attr('slot')}", f"slot={numbers[node.attr('slot')]}", 1)
+        if node.op == "load"
+        else line
+        for node, line in zip(walk(root), listing(root), strict=True)
+    )
 
 
 def _type_json(type: TensorType) -> list[Any]:

@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 from mergec.errors import InputError, RunError, UsageError
-from mergec.graph import Kind, Plan, listing, walk
+from mergec.graph import Identify, Plan, graph_text
 from mergec.io.digests import Report, file_digest
 from mergec.io.lockfile import (
     LOCK_NAME,
@@ -27,7 +27,6 @@ from mergec.io.lockfile import (
     read_lock,
     weights_digest,
 )
-from mergec.io.tensors import TensorRef
 
 
 def numerics(plan: Plan, device_class: str) -> dict[str, str]:
@@ -47,84 +46,9 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def action_keys(plan: Plan, content: Mapping[str, str]) -> dict[str, str]:
-    """A key per output tensor: equal keys, equal bytes. `content` names the bytes of each input file.
-
-    It is the plan key with an input's content in place of its name, so neither paths nor nicknames are in it; nor are
-    tile, workers, shards and device, on which no byte depends.
-    """
-
-    return _keys(plan, lambda ref: f"{content[ref.file]} {ref.begin} {ref.end}")
-
-
-def plan_keys(plan: Plan) -> dict[str, str]:
-    """A key per output tensor known from headers alone: inputs stand in it by the model's reference and their name."""
-    names = {
-        file.path: f"{model.reference} {_name_in(file.path, model.origin) if model.role == 'artifact' else ''}"
-        for model in reversed(plan.models)
-        for file in plan.files
-        if _name_in(file.path, model.origin)
-    }
-    return _keys(plan, lambda ref: f"{names.get(ref.file, ref.file)} {ref.name}")
-
-
-def _keys(plan: Plan, identity: Callable[[TensorRef], str]) -> dict[str, str]:
-    kinds = [_kind_key(plan, kind) for kind in plan.kinds]
-    fed = _fed(plan, identity)
-    keys = {}
-    for output in plan.outputs:
-        sources = [(identity(ref), ref.dtype, ref.shape) for ref in output.sources]
-        text, is_random = kinds[output.kind]
-        named = output.tensor if is_random or fed[output.kind] else ""  # ties of a statistic are broken by name
-        keys[output.name] = _digest(repr((text, named, sources, *fed[output.kind])))
-    return keys
-
-
-def statistic_keys(plan: Plan, content: Mapping[str, str]) -> dict[str, str]:
-    """A key per statistic of the whole model: equal keys, equal numbers. `content` names the bytes of each file."""
-    fed = _fed(plan, lambda ref: f"{content[ref.file]} {ref.begin} {ref.end}")
-    return {one.name: _digest(repr((one.name, fed[one.nodes[0][0]]))) for one in plan.statistics}
-
-
-def _fed(plan: Plan, identity: Callable[[TensorRef], str]) -> list[tuple[str, ...]]:
-    """For each kind, a key of all that feeds the statistics it needs: empty where it needs none.
-
-    It covers name, graph and inputs of every tensor of the set, so a change of any one of them is a change of all
-    the outputs that need the statistic.
-    """
-    texts = [_kind_key(plan, kind)[0] for kind in plan.kinds] if plan.statistics else []
-    keys: dict[str, str] = {}
-    for one in plan.statistics:
-        members = [plan.outputs[number] for number in one.members]
-        parts = [(m.tensor, texts[m.kind], [(identity(r), r.dtype, r.shape) for r in m.sources]) for m in members]
-        keys[one.name] = _digest(repr((one.name, parts)))
-    return [tuple(keys[one.name] for one in plan.statistics_of(number)) for number in range(len(plan.kinds))]
-
-
-def _kind_key(plan: Plan, kind: Kind) -> tuple[str, bool]:
-    """What tensors of a kind have in common, and whether random numbers are drawn for them.
-
-    A copy is a copy by whatever method.
-    """
-    order = walk(plan.root(kind))
-    is_random = any(name == "stream" for node in order for name, _ in node.attrs)
-    return "\n".join([*graph_text(plan, kind), str(kind.shape), "" if len(order) == 1 else plan.method]), is_random
-
-
-def graph_text(plan: Plan, kind: Kind) -> tuple[str, ...]:
-    """A kind's graph as text; what it loads is numbered from 0, for which number a model has says nothing."""
-    root = plan.root(kind)
-    numbers = {slot: number for number, slot in enumerate(kind.slots)}
-    return tuple(
-        line.replace(f"slot={node.attr('slot')}", f"slot={numbers[node.attr('slot')]}", 1)
-        if node.op == "load"
-        else line
-        for node, line in zip(walk(root), listing(root), strict=True)
-    )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def by_content(content: Mapping[str, str]) -> Identify:
+    """What stands for an input in an action key: the digest of its file, as `content` has it by path, and its span."""
+    return lambda slot, ref: f"{content[ref.file]} {ref.begin} {ref.end}"
 
 
 def input_digests(plan: Plan, report: Report | None = None, verify: bool = False) -> dict[str, str]:
@@ -137,9 +61,9 @@ def input_digests(plan: Plan, report: Report | None = None, verify: bool = False
 
 def locked_recipe(plan: Plan, digests: Mapping[str, str]) -> LockedRecipe:
     """What the lock beside a recipe says: names, digests and keys; the same on every machine."""
-    keys, actions = plan_keys(plan), action_keys(plan, digests)
+    keys, actions = plan.keys(), plan.keys(by_content(digests))
     graphs = [graph_text(plan, kind) for kind in plan.kinds]
-    names = [_digest("\n".join(graph))[:12] for graph in graphs]
+    names = [hashlib.sha256("\n".join(graph).encode()).hexdigest()[:12] for graph in graphs]
     return LockedRecipe(
         plan=plan.hash(),
         method=plan.method,

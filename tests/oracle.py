@@ -23,7 +23,7 @@ LEVELS = 2**24
 # --------------------------------------------------------------------------------------------- randomness
 
 
-def stream_key(seed: int, stream: str, tensor: str, slot: int) -> int:
+def stream_key(seed: int, stream: str, tensor: str, slot: int | str) -> int:
     """The first 8 bytes, little-endian, of sha256("seed\\nstream\\ntensor\\nslot")."""
     return int.from_bytes(hashlib.sha256(f"{seed}\n{stream}\n{tensor}\n{slot}".encode()).digest()[:8], "little")
 

@@ -121,6 +121,7 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
         name=plan_name(recipe),
         method=f"{recipe.merge_method} (version {analysis.bound.method.version})",
         recipe_text=recipe_text,
+        slots=tuple(one.slot for one in analysis.bound.inputs),
         models=model_uses(analysis.models, _roles(analysis.bound)),
         files=_source_files(analysis, lowered),
         nodes=tuple(graph.nodes),

@@ -123,7 +123,8 @@ class _Lowering:
         self._unset: dict[tuple[str, str], tuple[_UnsetError, list[str]]] = {}
         self._refused: dict[tuple[Place, str], tuple[ParameterError, list[str]]] = {}
         recipe = bound.recipe
-        self._draw = Draw(recipe.seed, bound.method.stream)
+        slots = tuple(one.slot for one in bound.inputs if not one.is_base)
+        self._draw = Draw(recipe.seed, bound.method.stream, slots)
         self._arithmetic = Arithmetic(mergekit=bound.is_mergekit)
 
     def tensor(self, name: str, row: Sequence[TensorRef], t: float) -> list[Lowered]:

@@ -11,7 +11,14 @@ from mergec.compiler.compile import Options
 from mergec.compiler.lower import Lowered
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import lay_out, make_kind, promise_memory
-from mergec.compiler.sidefiles import RECIPE_NAME, config_with_dtype, index_text, json_text
+from mergec.compiler.sidefiles import (
+    RECIPE_NAME,
+    config_with_dtype,
+    copied_file,
+    index_text,
+    json_text,
+    written_file,
+)
 from mergec.errors import InputError, did_you_mean, path_text
 from mergec.graph import Graph, ModelUse, Node, Output, Plan, SourceFile, Space, TensorType, walk
 from mergec.io.artifact import ArtifactFiles, open_artifact, ratio_sums
@@ -135,12 +142,12 @@ def _side_files(
     files: ArtifactFiles, task: str, outputs: Sequence[Output], shards: Sequence[Shard]
 ) -> tuple[SideFile, ...]:
     """What lies beside the backbone, with the config's dtype and a card of the task's own."""
-    found = [SideFile(name, source=path) for name, path in files.backbone.side_files.items()]
+    found = [copied_file(name, path) for name, path in files.backbone.side_files.items()]
     if files.backbone.config is not None:
-        found.append(SideFile("config.json", text=json_text(config_with_dtype(files.backbone.config, outputs))))
+        found.append(written_file("config.json", json_text(config_with_dtype(files.backbone.config, outputs))))
     if len(shards) > 1:
-        found.append(SideFile(INDEX_NAME, text=index_text(outputs, shards)))
-    found.append(SideFile("README.md", text=_card(files, task)))
+        found.append(SideFile(INDEX_NAME, text=index_text(outputs, shards), is_record=True))
+    found.append(SideFile("README.md", text=_card(files, task), is_record=True))
     return tuple(sorted(found, key=lambda file: file.name))
 
 

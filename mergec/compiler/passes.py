@@ -59,8 +59,9 @@ def _without_zeros(node: Node) -> Node | None:
         return base
     if node.op == "fuse_sum":  # its divisor counts every weight, whatever the delta
         return _rebuilt(node, [base, *(rest[index] for index in live)])
-    weights = tuple(node.attr("weights")[index] for index in live)
-    return _rebuilt(node, [base, *signs, *(rest[index] for index in live)], weights=weights)
+    weights = node.attr("weights")
+    used = tuple(weights[index] for index in live) if weights else ()
+    return _rebuilt(node, [base, *signs, *(rest[index] for index in live)], weights=used)
 
 
 def is_zero(node: Node) -> bool:

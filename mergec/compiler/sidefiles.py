@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from mergec.compiler.inventory import Inventory, Model
 from mergec.graph import Output
 from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, Router, expert_file, router_file
-from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file
+from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file, small_file_digest
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import FLOATS, ITEM_BYTES
 from mergec.ops.artifact import RULE
@@ -39,13 +40,13 @@ def side_files(
     source = recipe.tokenizer_source
     tokenizer = models[source] if source and source != "base" else donor
     notes: list[str] = []
-    files = [SideFile(name, source=path) for name, path in _copied(donor, tokenizer)]
+    files = [copied_file(name, path) for name, path in _copied(donor, tokenizer)]
     if donor.checkpoint.config is not None:
-        files.append(SideFile("config.json", text=_config(donor, inventory, outputs, notes)))
+        files.append(written_file("config.json", _config(donor, inventory, outputs, notes)))
+    records = {RECIPE_NAME: recipe_text, "README.md": _card(recipe, method, recipe_text)}
     if len(shards) > 1:
-        files.append(SideFile(INDEX_NAME, text=index_text(outputs, shards)))
-    files.append(SideFile(RECIPE_NAME, text=recipe_text))
-    files.append(SideFile("README.md", text=_card(recipe, method, recipe_text)))
+        records[INDEX_NAME] = index_text(outputs, shards)
+    files += [SideFile(name, text=text, is_record=True) for name, text in records.items()]
     copied = sorted(file.name for file in files if file.source)
     if copied:
         whence = (
@@ -55,16 +56,24 @@ def side_files(
     return tuple(sorted(files, key=lambda file: file.name)), notes
 
 
+def copied_file(name: str, path: str) -> SideFile:
+    return SideFile(name, source=path, digest=small_file_digest(path))
+
+
+def written_file(name: str, text: str) -> SideFile:
+    return SideFile(name, text=text, digest=hashlib.sha256(text.encode()).hexdigest())
+
+
 def artifact_files(bound: Bound, shards: Sequence[Shard]) -> tuple[SideFile, ...]:
     """The manifest of an artifact - its tasks in the models' order, where their parts lie - and the user's router."""
     made = {shard.file for shard in shards}
     files = {task: expert_file(task) if expert_file(task) in made else None for task in bound.tasks}
     shared = SHARED_FILE if SHARED_FILE in made else None
     entry = bound.router
-    copied = SideFile(router_file(entry.file), source=str(_beside(bound, entry.file))) if entry.file else None
+    copied = copied_file(router_file(entry.file), str(_beside(bound, entry.file))) if entry.file else None
     router = Router(entry.scores, entry.rule, entry.top_k, copied.name if copied else None)
     manifest = Manifest(f"{bound.method.name} (version {bound.method.version})", RULE, files, shared, router)
-    made_here = SideFile(ARTIFACT_NAME, text=manifest.to_json())
+    made_here = written_file(ARTIFACT_NAME, manifest.to_json())
     return (made_here, copied) if copied else (made_here,)
 
 

@@ -21,14 +21,13 @@ from mergec.io.lockfile import LockFile, parse_lock
 from mergec.io.staging import Staging, check_output, check_space, made_here, side_file_digest, staging_folder
 from mergec.io.verify import verify
 from mergec.lock import (
-    action_keys,
+    by_content,
     input_digests,
     locked_recipe,
     made_lock,
     numerics,
     other_numerics,
     reasons,
-    statistic_keys,
 )
 
 Notice = Callable[[Decision], None]
@@ -163,7 +162,7 @@ class _Job:
     def __init__(self, plan: Plan, staging: Staging, journal: Journal, report: Report | None = None) -> None:
         self.plan, self.staging, self.journal, self.report = plan, staging, journal, report
         self.states = {source.path: state_id(source.path) for source in plan.files}
-        self.keys = action_keys(plan, self.states)
+        self.keys = plan.keys(by_content(self.states))
         self.digests: dict[str, str] = {}
         self.made: dict[str, str] = {}
         staging.prepare()
@@ -206,7 +205,7 @@ class _Job:
 
     def survey(self, todo: Sequence[Output], device: Any) -> tuple[Statistics, int]:
         """Find the statistics of the whole model that tensors need; the journal keeps them. Also the bytes read."""
-        keys = statistic_keys(self.plan, self.states)
+        keys = self.plan.statistic_keys(by_content(self.states))
         known = {name: self.journal.statistics[key] for name, key in keys.items() if key in self.journal.statistics}
         statistics = Statistics(self.plan, self.plan.outputs, known)
 

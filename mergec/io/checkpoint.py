@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -202,6 +203,16 @@ def _side_files(folder: Path) -> dict[str, str]:
         for entry in entries
         if entry.is_file() and is_side_file(entry.name, entry.stat().st_size)
     }
+
+
+def small_file_digest(path: str) -> str:
+    """The SHA-256 of a small file; of one on the hub its address, which names the commit. Raises InputError."""
+    if "://" in path:
+        return path
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError("E311", f"cannot read {path}: {error.strerror or error}") from None
 
 
 def is_side_file(name: str, size_bytes: int) -> bool:

@@ -47,7 +47,8 @@ def check_weights(weight: Sequence[float], normalize: bool) -> None:
 def fuse_deltas(base: Node, deltas: Sequence[Node], weight: Sequence[float], normalize: bool, factor: float) -> Node:
     """base + factor * sum of weighted deltas, divided by the sum of the weights if `normalize`."""
     check_weights(weight, normalize)
-    return fuse_sum(base, *weighed(deltas, weight), weights=tuple(weight), normalize=normalize, factor=factor)
+    used = tuple(weight) if normalize else ()
+    return fuse_sum(base, *weighed(deltas, weight), weights=used, normalize=normalize, factor=factor)
 
 
 def fuse_elected(
@@ -62,8 +63,8 @@ def fuse_signed(
 ) -> Node:
     """base + factor * sum (or weighted mean if `normalize`) of the weighted deltas that have the elected sign."""
     check_weights(weight, normalize)
-    parts = weighed(deltas, weight)
-    return fuse_agreeing(base, sign, *parts, weights=tuple(weight), normalize=normalize, factor=factor)
+    parts, used = weighed(deltas, weight), tuple(weight) if normalize else ()
+    return fuse_agreeing(base, sign, *parts, weights=used, normalize=normalize, factor=factor)
 
 
 def fuse_models(models: Sequence[Node], weight: Sequence[float], normalize: bool) -> Node:
@@ -87,7 +88,8 @@ def fuse_consensus(base: Node, deltas: Sequence[Node], weight: Sequence[float], 
 def fuse_sum(base: Tensor, *deltas: Tensor, weights: tuple[float, ...], normalize: bool, factor: float) -> Tensor:
     """base + factor * (sum of weighted deltas), divided by the sum of the weights if `normalize`.
 
-    A weight sum below 1e-8 counts as 1. Base [1, 1] and weighted deltas [1, 0], [2, -1] give [4, 0].
+    A weight sum below 1e-8 counts as 1; without `normalize` no weights are given.
+    Base [1, 1] and weighted deltas [1, 0], [2, -1] give [4, 0].
     """
     merged = total(deltas)
     if normalize:
@@ -103,13 +105,13 @@ def fuse_agreeing(
     """base + factor * the sum of the weighted deltas that have the elected sign.
 
     With `normalize` the sum is divided, per entry, by the weights of those deltas; a divisor of exactly 0 counts
-    as 1. Zeros agree with no sign. TIES-Merging, arXiv:2306.01708, section 3.
+    as 1; without, no weights are given. Zeros agree with no sign. TIES-Merging, arXiv:2306.01708, section 3.
     """
     import torch
 
     wide = torch.float32 if base.dtype.itemsize < 4 else base.dtype
     merged, mass = torch.zeros_like(base, dtype=wide), torch.zeros_like(base, dtype=wide)
-    for delta, weight in zip(deltas, weights, strict=True):
+    for delta, weight in zip(deltas, weights if normalize else [0.0] * len(deltas), strict=True):
         agrees = torch.where(plus, delta > 0, delta < 0)
         merged += delta * agrees
         if normalize:

@@ -173,20 +173,20 @@ def less(delta: Tensor, other: Tensor) -> Tensor:
 
 def column_signs(like: Node, slot: int, draw: Draw) -> Node:
     """Packed signs for the columns of a tensor, one bit each, plus for 1: a function of seed, tensor name and slot."""
-    attrs: dict[str, Attr] = {"width": like.type.row, "seed": draw.seed, "stream": draw.stream, "slot": slot}
+    attrs: dict[str, Attr] = {"width": like.type.row, "seed": draw.seed, "stream": draw.stream, "slot": draw.slot(slot)}
     kind = TensorType((math.ceil(like.type.row / 8),), "uint8", "part")
     return like.graph.node("sign_bits", (), attrs, kind, "whole")
 
 
 @op("whole", "-> part", scratch_bytes=32)
-def sign_bits(*, width: int, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+def sign_bits(*, width: int, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """The signs of the columns of a tensor, packed like a mask."""
     packed: Tensor = pack.kernel(_plus(width, seed, stream, slot, tile))
     return packed
 
 
 @op("map", "delta -> delta", scratch_bytes=16)
-def flip_random(delta: Tensor, *, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+def flip_random(delta: Tensor, *, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """A delta times the signs of its columns."""
     return _flipped(delta, _plus(tile.row, seed, stream, slot, tile), tile)
 
@@ -197,7 +197,7 @@ def flip(delta: Tensor, signs: Tensor, *, tile: Tile) -> Tensor:
     return _flipped(delta, unpacked(signs, tile.row), tile)
 
 
-def _plus(width: int, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+def _plus(width: int, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     return random.uniform(0, width, random.key(seed, stream, tile.name, slot), tile.device) < random.LEVELS // 2
 
 

@@ -15,8 +15,8 @@ BLOCK = 1 << 24
 """Entries that share a pair of hash keys: an index within a block fits in 32-bit arithmetic."""
 
 
-def key(seed: int, stream: str, tensor: str, slot: int) -> int:
-    """64 bits from the recipe's seed, the stream of a step or method, the tensor's name and the model's slot."""
+def key(seed: int, stream: str, tensor: str, slot: str) -> int:
+    """64 bits from the recipe's seed, the stream of a step or method, the tensor's name and the model's slot id."""
     return _digest(f"{seed}\n{stream}\n{tensor}\n{slot}")
 
 

@@ -40,10 +40,15 @@ class ParameterError(ValueError):
 
 @dataclass(frozen=True)
 class Draw:
-    """What randomness is keyed by besides the tensor's name and the model's slot."""
+    """What randomness is keyed by besides the tensor's name: seed, method, and the models' slot ids in order."""
 
     seed: int
     stream: str
+    slots: tuple[str, ...] = ()
+
+    def slot(self, model: int) -> str:
+        """The slot id of a model by its number beside the base; the number itself where there are no ids."""
+        return self.slots[model] if self.slots else str(model)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,9 @@ class Method:
     Or a name for steps: then its function takes the parameters alone and returns the steps (`mergec.ops.step`).
 
     `base` is what the base model is to it: `origin` (deltas are taken from it; required), `optional` (the same, if
-    there is one) or `input` (one of the models). `models` bounds the number of models beside it.
+    there is one) or `input` (one of the models). `models` bounds the number of models beside it. The order of the
+    models has no meaning to a `commutative` method: they are given to it in the order of their slot ids. `version` is
+    bumped whenever the method gives other bytes for the same settings.
     """
 
     name: str
@@ -107,6 +114,7 @@ class Method:
     parameters: Mapping[str, Parameter]
     base: Literal["origin", "optional", "input"]
     models: tuple[int, int | None]
+    commutative: bool
     version: int
     paper: str
     doc: str
@@ -156,6 +164,7 @@ def method(
     version: int = 1,
     base: Literal["origin", "optional", "input"] = "origin",
     models: tuple[int, int | None] = (1, None),
+    commutative: bool = False,
 ) -> Callable[[Callable[..., Node | Artifact | Steps]], Method]:
     """Declare a merge method; parameters, ranges, defaults and documentation come from the function itself."""
 
@@ -170,6 +179,7 @@ def method(
             parameters=parameters,
             base=base,
             models=models,
+            commutative=commutative,
             version=version,
             paper=paper,
             doc=inspect.cleandoc(build.__doc__ or ""),

@@ -58,7 +58,7 @@ def trim_outliers(delta: Node, density: float, gamma: float, may_be_empty: bool 
 
 def trim_random(delta: Node, density: float, slot: int, draw: Draw) -> Node:
     """Keep each entry with probability `density`, independently (DARE, arXiv:2311.03099)."""
-    return drop(delta, density=density, seed=draw.seed, stream=draw.stream, slot=slot)
+    return drop(delta, density=density, seed=draw.seed, stream=draw.stream, slot=draw.slot(slot))
 
 
 def trim_ranked(delta: Node, density: float, epsilon: float, slot: int, draw: Draw) -> tuple[Node, Node | None]:
@@ -78,7 +78,7 @@ def trim_ranked(delta: Node, density: float, epsilon: float, slot: int, draw: Dr
             f"epsilon must be below {min(density, 1 - density):.6g} at density {density:.6g}",
         )
     chance = rank(delta, density=density, epsilon=epsilon)
-    return drop_ranked(delta, chance, seed=draw.seed, stream=draw.stream, slot=slot), chance
+    return drop_ranked(delta, chance, seed=draw.seed, stream=draw.stream, slot=draw.slot(slot)), chance
 
 
 class Cut(Reducer):
@@ -265,14 +265,14 @@ def ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile) 
 
 
 @op("map", "delta -> delta", scratch_bytes=16)
-def drop(delta: Tensor, *, density: float, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+def drop(delta: Tensor, *, density: float, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """Keep each entry with probability `density`, to a resolution of 2**-24."""
     draws = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
     return delta.masked_fill(draws >= round(density * random.LEVELS), 0)
 
 
 @op("map", "delta probability -> delta", scratch_bytes=16)
-def drop_ranked(delta: Tensor, chance: Tensor, *, seed: int, stream: str, slot: int, tile: Tile) -> Tensor:
+def drop_ranked(delta: Tensor, chance: Tensor, *, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """Keep each entry with its own probability."""
     draws = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
     return delta.masked_fill(draws.to(chance.dtype) >= chance * random.LEVELS, 0)

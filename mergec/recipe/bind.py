@@ -17,9 +17,13 @@ from mergec.recipe.settings import Choice, read_setting
 
 @dataclass(frozen=True)
 class Input:
-    """A model's part in the merge: which entry names it, whether deltas are taken from it, and its own settings."""
+    """A model's part in the merge: which entry names it, whether deltas are taken from it, and its own settings.
+
+    `slot` is its slot id: what random numbers and plan keys know it by, wherever it stands in the recipe.
+    """
 
     reference: str
+    slot: str
     place: Place
     label: str
     is_base: bool
@@ -28,7 +32,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Bound:
-    """A recipe that fits its method. `inputs` are in the order in which a method takes them: the base first, if any."""
+    """A recipe that fits its method.
+
+    `inputs` are in the order in which a method takes them: the base first, if any, then the models in the order of
+    their slot ids where that order has no meaning (a commutative method), else as the recipe lists them.
+    """
 
     recipe: Recipe
     method: Method
@@ -76,6 +84,7 @@ def bind(recipe: Recipe) -> tuple[Bound | None, list[Problem]]:
         return None, [error.at(recipe.document.place(("merge_method",)))]
     binder = _Binder(recipe, method)
     binder.check_duplicates()
+    binder.check_ids()
     binder.check_tokenizer_source()
     binder.check_router()
     inputs = binder.inputs()
@@ -102,17 +111,19 @@ class _Binder:
                 self._note_base_settings(settings, ("models", number))
             else:
                 place = self.document.place(("models", number, "model"))
-                models.append(Input(entry.model, place, f"models[{number}]", False, settings))
+                models.append(Input(entry.model, entry.slot, place, f"models[{number}]", False, settings))
         place = self.document.place(("base_model",))
         if base is None and takes_base:
             what = f"{self.method.name} takes deltas from a base, and the recipe has no 'base_model'"
             self.problems.append(Problem(self.document.place(("merge_method",)), "E210", what, "add base_model: MODEL"))
         elif base is not None and takes_base:
-            models.insert(0, Input(base, place, "base_model", True, {}))
+            models.insert(0, Input(base, self.recipe.slot(base), place, "base_model", True, {}))
         elif base is not None and base not in [entry.model for entry in self.recipe.models]:
             self._note_unlisted_base(place)
-            models.append(Input(base, place, "base_model", False, {}))
+            models.append(Input(base, base, place, "base_model", False, {}))
         self._check_count(sum(not model.is_base for model in models))
+        if self.method.commutative and self.recipe.compat is None:  # mergekit adds up in the order of the recipe
+            models.sort(key=lambda model: (not model.is_base, model.slot))
         return models
 
     def _note_unlisted_base(self, place: Place) -> None:
@@ -134,6 +145,17 @@ class _Binder:
                 what = f"the model '{entry.model}' is listed twice, first on line {before.line}"
                 self.problems.append(Problem(place, "E212", what, "add up the weights and list it once"))
             first.setdefault(entry.model, number)
+
+    def check_ids(self) -> None:
+        """Refuse a slot id that stands for two models; a reference is the id of a model that has none."""
+        base = self.recipe.base_model
+        first = {self.recipe.slot(base): base} if base else {}
+        for number, entry in enumerate(self.recipe.models):
+            known = first.setdefault(entry.slot, entry.model)
+            if known != entry.model:
+                place = self.document.place(("models", number, "id" if entry.id else "model"))
+                what = f"'{entry.slot}' is the id of two models, '{known}' and '{entry.model}'"
+                self.problems.append(Problem(place, "E610", what, "give each model an id of its own"))
 
     def check_tokenizer_source(self) -> None:
         source = self.recipe.tokenizer_source

@@ -47,7 +47,17 @@ class ModelEntry(_Strict):
     model: ModelReference = Field(
         description="a folder, a .safetensors file, or a Hugging Face id with optional @revision"
     )
+    id: ModelReference | None = Field(
+        default=None,
+        description="what the model is called from version to version; left out: the reference. Random numbers are "
+        "keyed by it, so that with an id the path may change and no tensor does",
+    )
     parameters: Settings = Field(default={}, description="settings for this model; they win over the top level's")
+
+    @property
+    def slot(self) -> str:
+        """The slot id: the model's `id`, else its reference as written."""
+        return self.id or self.model
 
 
 class RouterEntry(_Strict):
@@ -104,6 +114,10 @@ class Recipe(_Strict):
         """The distinct models in the order in which the recipe names them, the base first."""
         named = [self.base_model] if self.base_model else []
         return tuple(dict.fromkeys(named + [entry.model for entry in self.models]))
+
+    def slot(self, reference: str) -> str:
+        """The slot id of a model by its reference; a base gets an `id` by being listed under `models` too."""
+        return next((entry.slot for entry in self.models if entry.model == reference), reference)
 
 
 def json_schema() -> dict[str, Any]:

@@ -43,9 +43,9 @@ class Choice:
         low = math.floor(where)
         if any(isinstance(knot, (bool, str)) for knot in self.knots):
             return self.knots[low]
-        share = where - low
-        between = (1 - share) * self.knots[low] + share * self.knots[min(low + 1, len(self.knots) - 1)]
-        return round(between) if isinstance(self.knots[low], int) else between
+        share, left, right = where - low, self.knots[low], self.knots[min(low + 1, len(self.knots) - 1)]
+        between = left if left == right else (1 - share) * left + share * right  # [x, x] is x to the last bit
+        return round(between) if isinstance(left, int) else between
 
 
 class Scope(NamedTuple):

@@ -826,7 +826,7 @@ def test_an_unknown_option_is_a_usage_error(sound: Path) -> None:
         ("run recipe.yml file/out", "E401]: the output file/out lies in file, which is a file; hint: choose another output folder"),
         ("run recipe.yml out --device tpu", "E503]: no device 'tpu' here; hint: use --device auto, or cpu"),
         ("run nothing.json out", "E504]: nothing.json is not a plan: No such file or directory; hint: make one with `mergec plan --json`"),
-        ("run empty.json out", "E504]: empty.json is not a plan: not a plan of format 1; hint: make one with `mergec plan --json`"),
+        ("run empty.json out", "E504]: empty.json is not a plan: not a plan of format 2; hint: make one with `mergec plan --json`"),
         ("run half.json out", "E504]: half.json is not a plan: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); hint: make one with `mergec plan --json`"),
         ("run empty.json out --set seed=1", "E501]: empty.json is a plan, in which everything is decided; hint: give the options to `mergec plan`"),
         ("explain recipe.yml lm_head.wieght", "E405]: the result has no tensor 'lm_head.wieght'; hint: did you mean 'lm_head.weight'?"),

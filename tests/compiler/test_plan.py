@@ -92,7 +92,7 @@ CONFIG = {"model_type": "llama", "num_hidden_layers": 3, "tie_word_embeddings": 
 @pytest.fixture
 def compiled(tmp_path: Path, checkpoint: Any) -> Callable[..., mergec.Plan]:
     """Compile a recipe that stands beside four tiny llamas."""
-    for model in ("base", "a", "b", "c"):
+    for model in ("base", "a", "aa", "b", "c"):
         checkpoint(model, LLAMA, config=CONFIG)
 
     def write_and_compile(method: str, body: str = "", file: str = "recipe.yml", **options: Any) -> mergec.Plan:
@@ -170,6 +170,18 @@ SAME = {
     "an unused seed": TIES + "\nseed: 12",
     "the default compute dtype": TIES + "\ncompute_dtype: float32",
     "name and metadata": TIES + "\nname: other\nmetadata: {by: me}",
+    "order of the models": "base_model: base\nmodels: [{model: c}, {model: a}, {model: b}]\n"
+    + "parameters: {weight: 0.5, density: 0.5}",
+    "a constant gradient that is no dyadic fraction": BASED + "parameters: {weight: [.5, .5, .5], density: [0.5, 0.5]}",
+    "a filter that never matches": BASED
+    + "parameters: {weight: [{filter: nowhere, value: 0.1}, {value: 0.5}], density: 0.5}",
+    "a filter that is shadowed": BASED
+    + "parameters: {weight: [{value: 0.5}, {filter: mlp, value: 0.1}], density: 0.5}",
+    "an anchor": "base_model: base\nmodels:\n"
+    + "  - {model: a, parameters: &shared {weight: 0.5, density: 0.5}}\n  - {model: b, parameters: *shared}\n"
+    + "  - {model: c, parameters: {<<: *shared}}",
+    "another model of weight 0": "base_model: base\nmodels: [{model: a}, {model: aa, parameters: {weight: 0}}, "
+    + "{model: b}, {model: c}]\nparameters: {weight: 0.5, density: 0.5}",
     "the base listed too": "base_model: base\nmodels: [{model: a}, {model: base}, {model: b}, {model: c}]\n"
     + "parameters: {weight: 0.5, density: 0.5}",
 }
@@ -213,16 +225,20 @@ def test_hash_does_not_depend_on_where_models_and_recipe_lie(compiled: Any, tmp_
     expected = compiled("ties").hash()
     for model in ("base", "a", "b", "c"):
         shutil.copytree(tmp_path / model, tmp_path / "moved" / model)
-    moved = BASED.replace("base\n", "../moved/base\n")
-    for name in "abc":
-        moved = moved.replace(f"model: {name}", f"model: ../moved/{name}")
-    moved += "parameters: {weight: 0.5, density: 0.5}"
-    assert compiled("ties", moved, file="elsewhere/other.yml").hash() == expected
+    assert compiled("ties", file="moved/other.yml").hash() == expected
+
+
+def test_hash_does_not_depend_on_the_path_of_a_model_with_an_id(compiled: Any, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "b", tmp_path / "deep" / "renamed")
+    renamed = RECIPES["della"].replace("{model: b}", "{model: deep/renamed, id: b}")
+    assert compiled("della", renamed).hash() == compiled("della").hash()
+    without = RECIPES["della"].replace("{model: b}", "{model: deep/renamed}")
+    assert compiled("della", without).hash() != compiled("della").hash()
 
 
 def test_hash_does_not_depend_on_how_inputs_are_sharded(compiled: Any, checkpoint: Any) -> None:
     checkpoint("sharded", dict(reversed(LLAMA.items())), config=CONFIG, shards=4)
-    text = RECIPES["ties"].replace("model: a", "model: sharded")
+    text = RECIPES["ties"].replace("{model: a}", "{model: sharded, id: a}")
     assert compiled("ties", text).hash() == compiled("ties").hash()
 
 

@@ -42,10 +42,10 @@ def test_the_numbers_never_change() -> None:
 
 
 def test_stream_and_oracle_agree_on_the_key() -> None:
-    assert key(42, "dare_ties.1", "model.norm.weight", 3) == oracle.stream_key(
-        42, "dare_ties.1", "model.norm.weight", 3
+    assert key(42, "dare_ties.1", "model.norm.weight", "org/tune@v2") == oracle.stream_key(
+        42, "dare_ties.1", "model.norm.weight", "org/tune@v2"
     )
-    assert np.array_equal(uniform(0, 999, key(0, "a", "b", 1)).numpy(), oracle.draws(999, key(0, "a", "b", 1)))
+    assert np.array_equal(uniform(0, 999, key(0, "a", "b", "c")).numpy(), oracle.draws(999, key(0, "a", "b", "c")))
 
 
 def test_every_part_of_the_key_matters_and_parts_do_not_run_together() -> None:

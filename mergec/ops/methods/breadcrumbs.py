@@ -8,7 +8,7 @@ from mergec.ops.step import Steps
 from mergec.ops.trim import Density, Gamma
 
 
-@method("arXiv:2312.06795")
+@method("arXiv:2312.06795", commutative=True)
 def breadcrumbs(
     *,
     weight: Each[Weight],

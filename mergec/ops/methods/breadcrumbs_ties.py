@@ -9,7 +9,7 @@ from mergec.ops.step import Steps
 from mergec.ops.trim import Density, Gamma
 
 
-@method("arXiv:2312.06795")
+@method("arXiv:2312.06795", commutative=True)
 def breadcrumbs_ties(
     *,
     weight: Each[Weight],

@@ -8,7 +8,7 @@ from mergec.ops.step import Steps
 from mergec.ops.trim import Density
 
 
-@method("arXiv:2311.03099")
+@method("arXiv:2311.03099", commutative=True)
 def dare_linear(
     *,
     weight: Each[Weight],

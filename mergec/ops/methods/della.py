@@ -9,7 +9,7 @@ from mergec.ops.step import Steps
 from mergec.ops.trim import Density, Epsilon
 
 
-@method("arXiv:2406.11617")
+@method("arXiv:2406.11617", commutative=True)
 def della(
     *,
     weight: Each[Weight],

@@ -6,7 +6,7 @@ from mergec.ops.registry import Each, method
 from mergec.ops.step import Steps
 
 
-@method("arXiv:2203.05482", base="input")
+@method("arXiv:2203.05482", base="input", commutative=True)
 def linear(*, weight: Each[Weight], normalize: Normalize = True) -> Steps:
     """Average the models, entry by entry (model soup).
 

@@ -13,7 +13,7 @@ from mergec.ops.stock import stock, stock_ratio, stock_rows
 FilterWise = Annotated[bool, Field(description="one ratio per row of a tensor instead of one per tensor")]
 
 
-@method("arXiv:2403.19522", models=(2, None))
+@method("arXiv:2403.19522", models=(2, None), commutative=True)
 def model_stock(
     base: Node, models: tuple[Node, ...], *, filter_wise: FilterWise = False, arithmetic: Arithmetic
 ) -> Node:

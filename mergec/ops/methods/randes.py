@@ -18,6 +18,6 @@ def randes(base: Node, models: tuple[Node, ...], *, lambda_: Lambda = 1.0, draw:
     """
     deltas = [diff(model, base) for model in models]
     slots = range(len(models))
-    flipped = [flip_random(deltas[slot], seed=draw.seed, stream=draw.stream, slot=slot) for slot in slots]
+    flipped = [flip_random(deltas[slot], seed=draw.seed, stream=draw.stream, slot=draw.slot(slot)) for slot in slots]
     shared = weigh(join(*flipped), weight=lambda_)
     return Artifact(base, [{"signs": column_signs(base, slot, draw)} for slot in slots], shared)

@@ -6,7 +6,7 @@ from mergec.ops.registry import Each, method
 from mergec.ops.step import Steps
 
 
-@method("arXiv:2212.04089")
+@method("arXiv:2212.04089", commutative=True)
 def task_arithmetic(
     *,
     weight: Each[Weight],

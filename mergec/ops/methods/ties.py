@@ -10,7 +10,7 @@ from mergec.ops.threshold import Extent, KeepCount
 from mergec.ops.trim import Density
 
 
-@method("arXiv:2306.01708")
+@method("arXiv:2306.01708", commutative=True)
 def ties(
     *,
     weight: Each[Weight],
