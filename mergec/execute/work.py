@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +25,9 @@ from mergec.ops.pool import Part, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,17 @@ def one_thread(plan: Plan) -> Iterator[None]:
     if not _computes(plan):
         yield
         return
+    _hold_freed_memory()
     with one_torch_thread():
         yield
+
+
+def _hold_freed_memory() -> None:
+    """Ask glibc to use a freed tile's memory for the next one: returned to the system, each page is faulted in anew."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _computes(plan: Plan) -> bool:
@@ -164,6 +179,12 @@ def choose_device(wanted: str, plan: Plan) -> Any:
 
 
 Job = Callable[["Crew", Output, Reader], None]
+
+
+def _is_finite(tile: Tensor) -> bool:
+    """Whether no entry is infinite or NaN: both would show in the extremes, which are found much faster."""
+    low, high = tile.aminmax()
+    return math.isfinite(low) and math.isfinite(high)
 
 
 @dataclass
@@ -295,7 +316,7 @@ class _Writer(_Loader):
             self._result = bytearray(size)
         result = torch.frombuffer(self._result, dtype=tile.dtype, count=tile.numel())
         result.copy_(tile)
-        if not self._crew.plan.allow_nonfinite and not bool(torch.isfinite(result).all()):
+        if not self._crew.plan.allow_nonfinite and not _is_finite(result):
             raise RunError("E413", self._nonfinite(start, tile), "--allow-nonfinite writes it all the same")
         begun = time.perf_counter()
         view = memoryview(self._result)[:size]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from mergec.graph import Node
+from mergec.ops import bits
 from mergec.ops.basic import rounded, weighed
 from mergec.ops.elect import elect, total
 from mergec.ops.op import op
@@ -110,15 +111,15 @@ def fuse_agreeing(
     import torch
 
     wide = torch.float32 if base.dtype.itemsize < 4 else base.dtype
-    merged, mass = torch.zeros_like(base, dtype=wide), torch.zeros_like(base, dtype=wide)
+    merged, mass, minus = torch.zeros_like(base, dtype=wide), torch.zeros_like(base, dtype=wide), ~plus
     for delta, weight in zip(deltas, weights if normalize else [0.0] * len(deltas), strict=True):
-        agrees = torch.where(plus, delta > 0, delta < 0)
-        merged += delta * agrees
+        agrees = (plus & (delta > 0)) | (minus & (delta < 0))
+        merged += bits.keep(delta, agrees)
         if normalize:
-            mass.add_(agrees, alpha=rounded(weight, base))
+            mass += bits.constant(rounded(weight, base), agrees, mass)
     merged, mass = merged.to(base.dtype), mass.to(base.dtype)
     if normalize:
-        merged = merged / mass.masked_fill(mass == 0, 1)
+        merged = merged / (mass + (mass == 0))
     return base + (merged * factor if factor != 1 else merged)
 
 

@@ -43,17 +43,20 @@ def uniform(start: int, stop: int, key: int, device: Any = "cpu") -> Tensor:
 
 def _lowbias32(values: Tensor) -> Tensor:
     """A bijection of 32 bits in which every input bit changes every output bit about half of the time; in place."""
-    values ^= _shifted(values, 16)
+    shifted = _shifted(values, 16)
+    values ^= shifted
     values *= _signed(0x7FEB352D)
-    values ^= _shifted(values, 15)
+    values ^= _shifted(values, 15, shifted)
     values *= _signed(0x846CA68B)
-    values ^= _shifted(values, 16)
+    values ^= _shifted(values, 16, shifted)
     return values
 
 
-def _shifted(values: Tensor, bits: int) -> Tensor:
+def _shifted(values: Tensor, bits: int, out: Tensor | None = None) -> Tensor:
     """A logical right shift: torch's own keeps the sign."""
-    return (values >> bits) & ((1 << (32 - bits)) - 1)
+    import torch
+
+    return torch.bitwise_right_shift(values, bits, out=out).bitwise_and_((1 << (32 - bits)) - 1)
 
 
 def _signed(value: int) -> int:
