@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergec.graph import Attr, Node, TensorType
-from mergec.ops import random
+from mergec.ops import bits, random
 from mergec.ops.matrix import full
 from mergec.ops.op import SpaceError, Tile, op
 from mergec.ops.registry import Draw
@@ -64,7 +64,7 @@ def _places(like: Tensor) -> Tensor:
 @op("map", "delta mask -> delta", scratch_bytes=1)
 def masked(delta: Tensor, mask: Tensor) -> Tensor:
     """The entries of a delta that a mask lets through, zero elsewhere."""
-    return delta.masked_fill(~mask, 0)
+    return bits.keep(delta, mask)
 
 
 @op("map", "delta part -> delta", scratch_bytes=4)

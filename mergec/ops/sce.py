@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mergec.ops import bits
 from mergec.ops.basic import rounded
 from mergec.ops.elect import total
 from mergec.ops.op import Reducer, Tile, op
@@ -32,7 +33,7 @@ def variance(*deltas: Tensor) -> Tensor:
 @op("map", "delta delta scalar -> delta", scratch_bytes=16)
 def select(delta: Tensor, ranking: Tensor, cut: tuple[float, ...], *, tile: Tile) -> Tensor:
     """Keep the entries of a delta that another tensor ranks before a cut, set the others to zero."""
-    return delta.masked_fill(~ranked_before(ranking.abs(), cut[0], cut[1], tile), 0)
+    return bits.keep(delta, ranked_before(ranking.abs(), cut[0], cut[1], tile))
 
 
 class MeanSquares(Reducer):
