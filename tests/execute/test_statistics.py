@@ -18,7 +18,7 @@ from mergec.execute import evaluate, work
 from mergec.execute.run import publish, run_part
 from mergec.graph import Plan
 from mergec.io.journal import Journal, Placed
-from mergec.lock import action_keys, statistic_keys
+from mergec.lock import by_content
 
 
 def ties(folder: Path, llama: Family, **parameters: Any) -> Path:
@@ -196,10 +196,10 @@ def test_the_key_of_an_output_covers_every_tensor_that_feeds_its_statistics(plan
     last = max((ref for output in plan.outputs for ref in output.sources), key=lambda ref: (ref.file, ref.begin))
     for one, changed in ((plan, len(plan.outputs)), (local, 1)):
         moved = [dataclasses.replace(output, sources=_moved(output.sources, last)) for output in one.outputs]
-        before = action_keys(one, files)
-        after = action_keys(dataclasses.replace(one, outputs=tuple(moved)), files)
+        before = one.keys(by_content(files))
+        after = dataclasses.replace(one, outputs=tuple(moved)).keys(by_content(files))
         assert sum(before[name] != after[name] for name in before) == changed
-    assert statistic_keys(local, files) == {}
+    assert local.statistic_keys(by_content(files)) == {}
 
 
 def _moved(sources: Any, chosen: Any) -> Any:
