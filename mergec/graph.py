@@ -27,6 +27,7 @@ _SIMPLE = (
     "method",
     "recipe_text",
     "slots",
+    "identity",
     "notes",
     "warnings",
     "allow_nonfinite",
@@ -267,7 +268,7 @@ class Plan:
     """Everything a run needs, decided before a weight is read; comparable and serialisable.
 
     `slots` are the slot ids of the inputs, by the slot number of load nodes. `notes` are the rules by which tensors or
-    inputs were left out; `warnings` are printed problems.
+    inputs were left out; `warnings` are printed problems. `identity` stands for the method in keys, with its version.
     """
 
     name: str
@@ -288,6 +289,7 @@ class Plan:
     overrides: tuple[tuple[str, str], ...] = ()
     statistics: tuple[Statistic, ...] = ()
     slots: tuple[str, ...] = ()
+    identity: str = ""
 
     @property
     def read_bytes(self) -> int:
@@ -327,7 +329,7 @@ class Plan:
     def keys(self, content: Identify | None = None) -> dict[str, str]:
         """A digest per output tensor, by name, of everything its bytes depend on: equal keys, equal bytes.
 
-        A key is of the graph, of the method's name and version (unless bytes are only copied), of the tensor's own name
+        A key is of the graph, of the method's identity (unless bytes are only copied), of the tensor's own name
         where random numbers are drawn, of each source's dtype and shape with what `content` says of it, given its
         slot id and address, and of all that feeds the statistics it needs. By default `content` is slot id and tensor
         name, known from headers alone: the *plan key*. With a digest of each source's bytes instead it is the *action
@@ -410,6 +412,7 @@ class Plan:
             method=document["method"],
             recipe_text=document["recipe_text"],
             slots=tuple(document["slots"]),
+            identity=document["identity"],
             models=tuple(ModelUse(**model) for model in document["models"]),
             files=files,
             nodes=tuple(_nodes_from_json(document["nodes"])),
@@ -448,7 +451,7 @@ def _kind_text(plan: Plan, kind: Kind) -> tuple[str, bool]:
     """
     order = walk(plan.root(kind))
     is_random = any(name == "stream" for node in order for name, _ in node.attrs)
-    return "\n".join([*graph_text(plan, kind), str(kind.shape), "" if len(order) == 1 else plan.method]), is_random
+    return "\n".join([*graph_text(plan, kind), str(kind.shape), "" if len(order) == 1 else plan.identity]), is_random
 
 
 def graph_text(plan: Plan, kind: Kind) -> tuple[str, ...]:

@@ -279,7 +279,7 @@ def randes(
     base: Array, models: list[Array], task: int, *, lambda_: float = 1.0, tensor: str = "w", seed: int = 0, **_: Any
 ) -> Array:
     width = base.shape[-1] if base.ndim else 1
-    keys = [stream_key(seed, "randes.1", tensor, slot) for slot in range(len(models))]
+    keys = [stream_key(seed, "randes.1", tensor, slot) for slot, _ in zip("abc", models, strict=True)]
     signs = [np.where(draws(width, key) < LEVELS // 2, 1.0, -1.0) for key in keys]
     rows = [(model - base).reshape(-1, width) * sign for model, sign in zip(models, signs, strict=True)]
     joint = sum(rows, start=np.zeros_like(rows[0]))

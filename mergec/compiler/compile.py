@@ -122,6 +122,7 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
         method=f"{recipe.merge_method} (version {analysis.bound.method.version})",
         recipe_text=recipe_text,
         slots=tuple(one.slot for one in analysis.bound.inputs),
+        identity=analysis.bound.method.identity,
         models=model_uses(analysis.models, _roles(analysis.bound)),
         files=_source_files(analysis, lowered),
         nodes=tuple(graph.nodes),

@@ -129,6 +129,7 @@ def _plan(files: ArtifactFiles, task: str, lowered: list[Lowered], graph: Graph,
         side_files=_side_files(files, task, outputs, shards),
         memory=promise_memory(kinds, outputs, options.workers, options.limit_bytes),
         allow_nonfinite=options.allow_nonfinite,
+        identity=files.manifest.rule,
     )
 
 

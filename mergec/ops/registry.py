@@ -29,9 +29,7 @@ def each(value: T) -> Any:
 
 
 class ParameterError(ValueError):
-    """A method refuses the values it was given; `parameter` names the one to point at, in step number `step`."""
-
-    step: int | None = None
+    """A method refuses the values it was given; `parameter` names the one to point at."""
 
     def __init__(self, parameter: str, what: str, hint: str = "") -> None:
         self.parameter, self.what, self.hint = parameter, what, hint
@@ -132,6 +130,11 @@ class Method:
     def stream(self) -> str:
         """What keys this method's random numbers: they change only when its version does."""
         return f"{self.name}.{self.version}"
+
+    @property
+    def identity(self) -> str:
+        """What stands for it in the key of a tensor: a name for steps is as good as the steps."""
+        return self.stream if self.steps is None else f"steps.{self.version}"
 
     def __call__(
         self,
@@ -240,11 +243,11 @@ def methods() -> Mapping[str, Method]:
     return dict(sorted(_METHODS.items()))
 
 
-def find_method(name: str) -> Method:
-    """The method of that name; raises UsageError (E200) with the nearest name."""
+def find_method(name: str, also: Sequence[str] = ()) -> Method:
+    """The method of that name; raises UsageError (E200) with the nearest name, which may be one of `also`."""
     known = methods()
     if name not in known:
-        raise UsageError("E200", f"unknown merge method {name!r}", did_you_mean(name, known))
+        raise UsageError("E200", f"unknown merge method {name!r}", did_you_mean(name, [*known, *also]))
     return known[name]
 
 

@@ -7,7 +7,7 @@ import inspect
 import typing
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from mergec.graph import Node
@@ -122,10 +122,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Use:
-    """A step with values for its parameters, keyed by argument."""
+    """A step with values for its parameters, keyed by argument. `names` is what the recipe calls its parameters."""
 
     step: Step
     arguments: Mapping[str, Any]
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class Steps:
@@ -142,7 +143,7 @@ class Steps:
         """The node of the merged tensor. Equal steps of one pipeline draw from streams of their own."""
         working: Working = Models(tuple(models)) if base is None else Rooted(tuple(models), base)
         drawn: dict[str, int] = {}
-        for number, use in enumerate(self.uses):
+        for use in self.uses:
             step, injected = use.step, dict[str, Any]()
             if step.takes_draw:
                 drawn[step.stream] = drawn.get(step.stream, 0) + 1
@@ -152,7 +153,7 @@ class Steps:
             try:
                 working = step.apply(working, **use.arguments, **injected)
             except ParameterError as error:
-                error.step = number
+                error.parameter = use.names.get(error.parameter, error.parameter)
                 raise
         assert isinstance(working, Merged)
         return working.result

@@ -42,7 +42,7 @@ def trim_middle(
 
 @step(keep="random")
 def trim_random(working: Deltas, *, density: Each[Density] = each(1.0), draw: Draw) -> Trimmed:
-    """KeepCount each entry of a delta with probability `density`; model i draws from slot i."""
+    """Keep each entry of a delta with probability `density`; model i draws from slot i."""
     shares = enumerate(zip(working.deltas, density, strict=True))
     kept = tuple(trim.trim_random(delta, share, slot, draw) for slot, (delta, share) in shares)
     return Trimmed(working.base, kept, working.deltas, density)
@@ -52,7 +52,7 @@ def trim_random(working: Deltas, *, density: Each[Density] = each(1.0), draw: Dr
 def trim_ranked(
     working: Deltas, *, density: Each[Density] = each(1.0), epsilon: Each[Epsilon] = each(0.15), draw: Draw
 ) -> Trimmed:
-    """KeepCount entries with a probability that grows with their rank in their row; model i draws from slot i."""
+    """Keep entries with a probability that grows with their rank in their row; model i draws from slot i."""
     shares = enumerate(zip(working.deltas, density, epsilon, strict=True))
     pairs = [trim.trim_ranked(delta, share, spread, slot, draw) for slot, (delta, share, spread) in shares]
     kept, chance = zip(*pairs, strict=True)

@@ -13,6 +13,7 @@ from mergec.ops.registry import Method, Parameter, find_method, methods
 from mergec.recipe.document import Path as DocumentPath
 from mergec.recipe.schema import Recipe, RouterEntry
 from mergec.recipe.settings import Choice, read_setting
+from mergec.recipe.steps import PIPELINE, Pipeline, read_pipeline
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,49 @@ def task_names(references: Sequence[str]) -> tuple[str, ...]:
 
 def bind(recipe: Recipe) -> tuple[Bound | None, list[Problem]]:
     """The recipe with typed settings, and all problems; None if the method is unknown."""
+    pipeline, wrong = _pipeline(recipe)
     try:
-        method = find_method(recipe.merge_method)
+        method = pipeline.method if pipeline else find_method(recipe.merge_method, also=[PIPELINE])
     except UsageError as error:
-        return None, [error.at(recipe.document.place(("merge_method",)))]
-    binder = _Binder(recipe, method)
+        return None, [*wrong, error.at(recipe.document.place(("merge_method",)))]
+    binder = _Binder(recipe, method, pipeline)
     binder.check_duplicates()
     binder.check_ids()
     binder.check_tokenizer_source()
     binder.check_router()
     inputs = binder.inputs()
     settings = binder.settings(recipe.parameters, ("parameters",), shared=True)
+    if pipeline:
+        settings |= pipeline.own
+    if pipeline and len(pipeline.written) < len(recipe.steps or [None]):  # nobody knows what the others would take
+        binder.problems = [problem for problem in binder.problems if problem.code not in ("E202", "E210", "W210")]
+    binder.problems += wrong
     problems = [problem for problem in binder.problems if problem.is_error]
     warnings = tuple(problem for problem in binder.problems if not problem.is_error)
     return Bound(recipe, method, tuple(inputs), settings, warnings), problems
 
 
+def _pipeline(recipe: Recipe) -> tuple[Pipeline | None, list[Problem]]:
+    """The recipe's steps, if its method is to do them."""
+    document, steps = recipe.document, recipe.steps
+    if recipe.merge_method == PIPELINE and steps is not None:
+        return read_pipeline(document, steps)
+    if recipe.merge_method == PIPELINE:
+        what = "merge_method is 'pipeline', and the recipe has no 'steps'"
+        hint = "`mergec new pipeline` prints a recipe to start from"
+        return Pipeline(()), [Problem(document.place(("merge_method",)), "E660", what, hint)]
+    if steps is None:
+        return None, []
+    what = f"'steps' belongs to merge_method: pipeline, found merge_method: {recipe.merge_method}"
+    return None, [Problem(document.key_place(("steps",)), "E660", what, "remove one of the two")]
+
+
 class _Binder:
-    def __init__(self, recipe: Recipe, method: Method) -> None:
+    def __init__(self, recipe: Recipe, method: Method, pipeline: Pipeline | None) -> None:
         self.recipe = recipe
         self.method = method
+        self.pipeline = pipeline
+        self.parameters = {n: p for n, p in method.parameters.items() if not (pipeline and n in pipeline.own)}
         self.document = recipe.document
         self.problems: list[Problem] = []
 
@@ -202,8 +226,10 @@ class _Binder:
     def settings(self, written: Mapping[str, Any], path: DocumentPath, shared: bool) -> dict[str, tuple[Choice, ...]]:
         result: dict[str, tuple[Choice, ...]] = {}
         for name, value in written.items():
-            parameter = self.method.parameters.get(name)
-            if parameter is None:
+            parameter = self.parameters.get(name)
+            if self.pipeline and parameter is None and self.pipeline.setters(name):
+                self._hidden(name, self.pipeline, (*path, name))
+            elif parameter is None:
                 self._unknown(name, (*path, name))
             elif not parameter.per_model and not shared:
                 self._misplaced(parameter, (*path, name))
@@ -215,7 +241,17 @@ class _Binder:
                     result[name] = setting
         return result
 
+    def _hidden(self, name: str, pipeline: Pipeline, path: DocumentPath) -> None:
+        """A setting outside of steps that each set their own."""
+        own = pipeline.setters(name)[0].settings[name][0].place
+        what = f"'{name}' has no effect here: the step that takes it has its own, on line {own.line}"
+        self.problems.append(Problem(self.document.key_place(path), "E663", what, "remove one of the two"))
+
     def _unknown(self, name: str, path: DocumentPath) -> None:
+        if self.pipeline:
+            what = f"no step of the pipeline has a parameter '{name}'"
+            self.problems.append(Problem(self.document.key_place(path), "E202", what, self.pipeline.hint(name)))
+            return
         what = f"{self.method.name} has no parameter '{name}'"
         others = [other.name for other in methods().values() if name in other.parameters]
         if others and not did_you_mean(name, self.method.parameters).startswith("did"):

@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from mergec.errors import count
-from mergec.ops.registry import Method, Parameter, find_method
+from mergec.ops.registry import Method, Name, Parameter, find_method
+from mergec.ops.step import Steps
 from mergec.recipe.settings import expectation
+from mergec.recipe.steps import PIPELINE
 
 _EXAMPLES: dict[str, Any] = {"weight": 0.5, "density": 0.5, "t": 0.5}
 _SKIPPED = ("int8_mask",)
+_PIPELINE_HEAD = """\
+# Do what is listed under 'steps:'; these are the steps of ties. `mergec methods NAME` prints those of other methods.
+merge_method: pipeline
+base_model: path/to/base
+models:
+  - model: path/to/model-1
+    parameters: {weight: 0.5, density: 0.5}  # settings that no step sets itself
+  - model: path/to/model-2
+    parameters: {weight: 0.5, density: 0.5}
+"""
 
 
 def recipe_text(name: str) -> str:
@@ -17,7 +29,9 @@ def recipe_text(name: str) -> str:
 
     It gives every parameter its default, or an example where there is none.
     """
-    method = find_method(name)
+    if name == PIPELINE:
+        return _pipeline_text()
+    method = find_method(name, also=[PIPELINE])
     own = [p for p in method.parameters.values() if p.per_model and p.name not in _SKIPPED]
     shared = [p for p in method.parameters.values() if not p.per_model and p.name not in _SKIPPED]
     low, high = method.models
@@ -43,6 +57,14 @@ def recipe_text(name: str) -> str:
     width = max(len(text) for text, _ in lines)
     body = [f"{text:<{width}}  # {comment}" if comment else text for text, comment in lines]
     return "\n".join([f"# {method.summary}", f"# {method.paper}", *body]) + "\n"
+
+
+def _pipeline_text() -> str:
+    """A recipe whose steps are those of TIES."""
+    named, steps = recipe_text("ties"), steps_text(find_method("ties"))
+    lines = [line for line in named.splitlines() if not line.startswith(("#", "merge_method", "  ", "parameters"))]
+    tail = "\n".join(line for line in lines if not line.startswith(("models", "base_model")))
+    return f"{_PIPELINE_HEAD}{steps.partition(chr(10))[2]}{tail}\n"
 
 
 def _entry(parameter: Parameter) -> str:
@@ -80,4 +102,31 @@ def method_text(method: Method) -> str:
             f"  {parameter.name:<{width}} {expectation(parameter)}; {default}; {scope}",
             f"  {'':<{width}} {parameter.description}",
         ]
+    if method.steps is not None:
+        lines += ["", "as a pipeline", *(f"  {line}" for line in steps_text(method).splitlines())]
     return "\n".join(lines)
+
+
+def steps_text(method: Method) -> str:
+    """The steps a method is a name for, as they stand in a recipe.
+
+    What the steps leave open - a setting of the same name and default - is read from `parameters:` as before; the
+    others carry the method's own default, to be changed there.
+    """
+    assert isinstance(method.steps, Steps)
+    lines = ["merge_method: pipeline", "steps:"]
+    for use in method.steps.uses:
+        step = use.step
+        given = {} if not step.choice else {step.choice: step.way}
+        for parameter in step.parameters.values():
+            value = use.arguments.get(parameter.argument, parameter.default)
+            if isinstance(value, Name):
+                own = method.parameters[value]
+                if own.required or (value == parameter.name and own.default == parameter.default):
+                    continue
+                value = own.default
+            if value != parameter.default:
+                given[parameter.name] = value
+        entries = ", ".join(f"{name}: {_yaml(value)}" for name, value in given.items())
+        lines.append(f"  - {step.name}: {{{entries}}}" if entries else f"  - {step.name}")
+    return "\n".join(lines) + "\n"

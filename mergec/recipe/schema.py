@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from mergec.recipe.document import Document
+
+if TYPE_CHECKING:
+    from mergec.ops.step import Step
 
 _SCALAR = {"type": ["number", "boolean", "string"]}
 _VALUE = {
@@ -81,6 +85,9 @@ class Recipe(_Strict):
         default=None, description="the model that deltas are taken from; it also gives config and tokenizer"
     )
     parameters: Settings = Field(default={}, description="settings for all models and for the method")
+    steps: list[Any] | None = Field(
+        default=None, min_length=1, description="what `merge_method: pipeline` does, step by step"
+    )
     dtype: Dtype | None = Field(default=None, description="what inputs are cast to before they are merged")
     out_dtype: Dtype | None = Field(
         default=None, description="what the result is stored as; left out: dtype, or as the inputs"
@@ -128,7 +135,13 @@ def json_schema() -> dict[str, Any]:
     known = methods()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "mergec recipe"
-    schema["properties"]["merge_method"]["enum"] = list(known)
+    schema["properties"]["merge_method"]["enum"] = [*known, "pipeline"]
+    schema["properties"]["steps"] = {
+        "type": "array",
+        "minItems": 1,
+        "items": {"anyOf": list(_step_schemas())},
+        "description": Recipe.model_fields["steps"].description,
+    }
     schema["allOf"] = [
         {
             "if": {"properties": {"merge_method": {"const": name}}},
@@ -143,6 +156,38 @@ def json_schema() -> dict[str, Any]:
         for name, method in known.items()
     ]
     return schema
+
+
+def _step_schemas() -> Iterator[dict[str, Any]]:
+    """One schema per form of a step: `diff`, `trim: largest`, `trim: {keep: largest, density: 0.5}`."""
+    from mergec.ops.step import steps
+
+    for name, ways in steps().items():
+        for one in ways.values():
+            if not one.choice:
+                yield {"const": name, "description": one.doc}
+            forms = [_step_form(one)]
+            if one.choice:
+                forms.append({"const": one.way})
+            elif one.first:
+                forms.append({"anyOf": SETTING_SCHEMA["anyOf"][:2], "description": one.here[one.first].description})
+            yield {
+                "type": "object",
+                "properties": {name: {"anyOf": forms, "description": one.doc}},
+                "required": [name],
+                "additionalProperties": False,
+            }
+
+
+def _step_form(one: Step) -> dict[str, Any]:
+    choice = {one.choice: {"const": one.way}} if one.choice else {}
+    settings = {p.name: _setting_schema(p.description) for p in one.parameters.values()}
+    return {
+        "type": "object",
+        "properties": choice | settings,
+        "required": list(choice),
+        "additionalProperties": False,
+    }
 
 
 def _setting_schema(description: str) -> dict[str, Any]:

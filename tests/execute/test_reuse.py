@@ -96,11 +96,12 @@ def test_another_layout_copies_everything(folder: Path) -> None:
 
 def test_neither_paths_nor_times_of_inputs_count(folder: Path) -> None:
     out = folder / "out"
-    again(recipe(folder), out)
+    recipe(folder).write_text(recipe(folder).read_text().replace('"model": "a"', '"model": "a", "id": "a"'))
+    again(folder / "recipe.yml", out)
     (folder / "a").rename(folder / "elsewhere")
     for name in ("elsewhere", "b", "base"):
         os.utime(folder / name / "model.safetensors")
-    text = recipe(folder).read_text().replace('"a"', '"elsewhere"')
+    text = (folder / "recipe.yml").read_text().replace('"model": "a"', '"model": "elsewhere"')
     (folder / "recipe.yml").write_text(text)
     result, _ = again(folder / "recipe.yml", out)
     assert (result.reused, result.read_bytes) == (len(SHAPES), 0)

@@ -16,10 +16,10 @@ NAMES = sorted(name for name, method in methods().items() if method.build.__modu
 
 
 def test_the_folder_holds_one_recipe_per_method() -> None:
-    assert sorted(path.name for path in RECIPES.iterdir()) == [f"{name}.yml" for name in NAMES]
+    assert sorted(path.stem for path in RECIPES.iterdir()) == sorted([*NAMES, "pipeline"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "pipeline"])
 def test_the_file_is_what_the_command_prints(name: str) -> None:
     called = mergec("new", name)
     assert (RECIPES / f"{name}.yml").read_text(encoding="utf-8") == called.out, (
@@ -28,7 +28,7 @@ def test_the_file_is_what_the_command_prints(name: str) -> None:
     assert (called.code, called.err) == (0, "")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "pipeline"])
 def test_the_recipe_holds_once_its_paths_do(name: str, tmp_path: Path) -> None:
     text = recipe_text(name)
     for path in set(re.findall(r"path/to/[\w-]+", text)):
