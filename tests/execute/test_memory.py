@@ -110,7 +110,6 @@ def test_whole_matrices_take_no_more_than_their_scratch(method: str, shape: tupl
     parameters = {"iterations": 3} if method == "wudi" else {"filter": "reference"} if method == "fr" else {}
     plan = mergec.compile(write_recipe(tmp_path, method, others, parameters=parameters, base_model=base), workers=2)
     peak = peak_of(lambda: plan.run(tmp_path / "out", device="cpu"))
-    print(method, shape, peak // MIB, plan.memory.peak_bytes // MIB)
     assert peak < plan.memory.peak_bytes
 
 

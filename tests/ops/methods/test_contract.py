@@ -74,6 +74,7 @@ WITHOUT_EFFECT = {"int8_mask": True, "scope": "model"}  # over one tensor, the m
 
 SHAPES = [(), (1,), (5,), (0,), (0, 3), (4, 1), (6, 8), (1, 7), (3, 2, 5), (2, 3, 1, 4)]
 HALVES = {torch.bfloat16, torch.float16}
+FACTORED = {"tsv", "iso_c", "iso_cts"}  # a decomposition adds up whole rows and columns
 
 
 def values_of(name: str, table: dict[str, Any] = VALUES) -> dict[str, Any]:
@@ -123,10 +124,10 @@ def test_result_is_the_formula_in_float64_rounded_once(name: str, rescale: Any, 
         tensors = inputs_of(name, harness.family((23, 131), dtype, seed=len(name)))
         found = harness.merged(name, tensors, values)
         exact = torch.from_numpy(harness.expected(name, tensors, values))
-        assert_close(found, exact, tensors)
+        assert_close(name, found, exact, tensors)
 
 
-def assert_close(found: Tensor, exact: Tensor, tensors: list[Tensor]) -> None:
+def assert_close(name: str, found: Tensor, exact: Tensor, tensors: list[Tensor]) -> None:
     """Half types: the exact result rounded, or its neighbour; else a few rounding errors of the largest operand."""
     assert found.dtype == tensors[0].dtype
     largest = max(exact.abs().max().item(), *(one.abs().max().item() for one in tensors))
@@ -136,7 +137,7 @@ def assert_close(found: Tensor, exact: Tensor, tensors: list[Tensor]) -> None:
         assert not (off & ((found.double() - exact).abs() > 8 * unit * largest)).any()
         assert (found == exact.to(found.dtype)).double().mean() > 0.99
     else:
-        assert (found.double() - exact).abs().max().item() <= 16 * unit * largest
+        assert (found.double() - exact).abs().max().item() <= (16 if name in FACTORED else 8) * unit * largest
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -182,7 +183,7 @@ def test_shape_is_kept_from_0_to_4_axes_and_for_empty_tensors(name: str, shape: 
         found = in_memory(name, tensors, values)
         assert found.shape == shape
         if found.numel():
-            assert_close(found, torch.from_numpy(harness.expected(name, tensors, values)), tensors)
+            assert_close(name, found, torch.from_numpy(harness.expected(name, tensors, values)), tensors)
 
 
 @pytest.mark.parametrize("name", WITH_BASE)
@@ -240,7 +241,9 @@ def test_per_model_parameters_are_not_handed_to_the_wrong_model(name: str, param
         changed = list(values[parameter])
         changed[slot] *= 0.8
         after = values | {parameter: changed}
-        assert_close(in_memory(name, tensors, after), torch.from_numpy(harness.expected(name, tensors, after)), tensors)
+        assert_close(
+            name, in_memory(name, tensors, after), torch.from_numpy(harness.expected(name, tensors, after)), tensors
+        )
 
 
 @pytest.mark.parametrize(
