@@ -72,15 +72,16 @@ def methods(name: str | None) -> None:
     """List the merge methods, or explain the one called NAME."""
     from mergec.ops.registry import find_method
     from mergec.ops.registry import methods as known
-    from mergec.recipe.new import method_text
+    from mergec.recipe.new import method_text, vocabulary_text
+    from mergec.recipe.steps import PIPELINE, SUMMARY
 
     if name:
-        click.echo(method_text(find_method(name)))
+        click.echo(vocabulary_text() if name == PIPELINE else method_text(find_method(name, also=[PIPELINE])))
         return
-    table = known()
+    table = {method.name: method.summary for method in known().values()} | {PIPELINE: SUMMARY}
     width = max(map(len, table))
-    for method in table.values():
-        click.echo(f"{method.name:<{width}}  {method.summary}")
+    for label, summary in table.items():
+        click.echo(f"{label:<{width}}  {summary}")
 
 
 @click.command()

@@ -12,6 +12,7 @@ from mergec.compiler.schedule import inside
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
 from mergec.graph import ModelUse, Node, Output, Plan, Statistic, listing
 from mergec.io.tensors import FLOATS, TensorRef
+from mergec.recipe.expand import expansion_lines
 from mergec.recipe.settings import Resolved
 
 
@@ -160,6 +161,9 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
     ]
     if row[0].dtype in FLOATS:
         lines += ["", "settings", *table(_setting_rows(analysis, output.tensor, layer.t if layer else 0.0))]
+    pipeline = expansion_lines(bound.method, bound.recipe.parameters)
+    if pipeline:
+        lines += ["", "as a pipeline", *(f"  {line}" for line in pipeline)]
     return "\n".join([*lines, "", "graph", *(f"  {line}" for line in listing(plan.root(kind)))])
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mergec.errors import count
-from mergec.ops.registry import Method, Name, Parameter, find_method
-from mergec.ops.step import Steps
+from mergec.ops.registry import Method, Parameter, find_method
+from mergec.ops.step import steps as known_steps
+from mergec.recipe.expand import expansion_lines
 from mergec.recipe.settings import expectation
-from mergec.recipe.steps import PIPELINE
+from mergec.recipe.steps import PIPELINE, SUMMARY
 
 _EXAMPLES: dict[str, Any] = {"weight": 0.5, "density": 0.5, "t": 0.5}
 _SKIPPED = ("int8_mask",)
@@ -61,10 +63,10 @@ def recipe_text(name: str) -> str:
 
 def _pipeline_text() -> str:
     """A recipe whose steps are those of TIES."""
-    named, steps = recipe_text("ties"), steps_text(find_method("ties"))
+    named, steps = recipe_text("ties"), expansion_lines(find_method("ties"), {})
     lines = [line for line in named.splitlines() if not line.startswith(("#", "merge_method", "  ", "parameters"))]
     tail = "\n".join(line for line in lines if not line.startswith(("models", "base_model")))
-    return f"{_PIPELINE_HEAD}{steps.partition(chr(10))[2]}{tail}\n"
+    return "\n".join([f"{_PIPELINE_HEAD}{steps[1]}", *steps[2:], tail]) + "\n"
 
 
 def _entry(parameter: Parameter) -> str:
@@ -93,40 +95,30 @@ def method_text(method: Method) -> str:
         "",
         f"takes {models}{base}",
     ]
-    lines += ["", "parameters"]
-    width = max(map(len, method.parameters), default=0)
-    for parameter in method.parameters.values():
+    lines += ["", "parameters", *_parameter_lines(method.parameters)]
+    pipeline = expansion_lines(method, {})
+    if pipeline:
+        lines += ["", "as a pipeline", *(f"  {line}" for line in pipeline)]
+    return "\n".join(lines)
+
+
+def vocabulary_text() -> str:
+    """What `mergec methods pipeline` prints: every step, what it takes and leaves, its parameters."""
+    lines = [f"{PIPELINE}  {SUMMARY}", "", "steps, each with what it takes and what it leaves"]
+    for ways in known_steps().values():
+        for one in ways.values():
+            lines += ["", f"{one.label:<16}  {one.takes.words} -> {one.leaves.words}"]
+            lines += [f"  {one.doc.partition(chr(10))[0]}", *_parameter_lines(one.parameters)]
+    return "\n".join(lines)
+
+
+def _parameter_lines(parameters: Mapping[str, Parameter]) -> list[str]:
+    lines, width = [], max(map(len, parameters), default=0)
+    for parameter in parameters.values():
         scope = "per model" if parameter.per_model else "shared"
         default = "required" if parameter.required else f"default {_yaml(parameter.default)}"
         lines += [
             f"  {parameter.name:<{width}} {expectation(parameter)}; {default}; {scope}",
             f"  {'':<{width}} {parameter.description}",
         ]
-    if method.steps is not None:
-        lines += ["", "as a pipeline", *(f"  {line}" for line in steps_text(method).splitlines())]
-    return "\n".join(lines)
-
-
-def steps_text(method: Method) -> str:
-    """The steps a method is a name for, as they stand in a recipe.
-
-    What the steps leave open - a setting of the same name and default - is read from `parameters:` as before; the
-    others carry the method's own default, to be changed there.
-    """
-    assert isinstance(method.steps, Steps)
-    lines = ["merge_method: pipeline", "steps:"]
-    for use in method.steps.uses:
-        step = use.step
-        given = {} if not step.choice else {step.choice: step.way}
-        for parameter in step.parameters.values():
-            value = use.arguments.get(parameter.argument, parameter.default)
-            if isinstance(value, Name):
-                own = method.parameters[value]
-                if own.required or (value == parameter.name and own.default == parameter.default):
-                    continue
-                value = own.default
-            if value != parameter.default:
-                given[parameter.name] = value
-        entries = ", ".join(f"{name}: {_yaml(value)}" for name, value in given.items())
-        lines.append(f"  - {step.name}: {{{entries}}}" if entries else f"  - {step.name}")
-    return "\n".join(lines) + "\n"
+    return lines

@@ -9,12 +9,15 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from recipes_fixtures import mergec
 from ruamel.yaml import YAML
 
 from mergec.compiler.compile import compile_recipe
 from mergec.errors import RecipeError
 from mergec.ops.registry import find_method, methods
-from mergec.recipe.new import recipe_text, steps_text
+from mergec.ops.step import steps
+from mergec.recipe.expand import expansion_lines
+from mergec.recipe.new import recipe_text
 from mergec.recipe.schema import json_schema
 
 NAMED = [name for name, method in methods().items() if method.steps is not None]
@@ -49,11 +52,33 @@ def recipe_of(method: str, **rest: Any) -> dict[str, Any]:
 def test_a_named_method_and_its_steps_are_one_plan(models: Path, name: str, compat: str | None) -> None:
     rest = {"compat": compat} if compat else {}
     named = compile_recipe(written(models, recipe_of(name, **rest)))
-    steps = YAML(typ="safe").load(steps_text(find_method(name)))
+    steps = YAML(typ="safe").load("\n".join(expansion_lines(find_method(name), {})))
     spelled = compile_recipe(written(models, {**recipe_of(name, **rest), **steps}, "spelled.yml"))
     assert spelled.keys() == named.keys()
     assert spelled.hash() == named.hash()
     jsonschema.validate({**recipe_of(name), **steps}, json_schema())
+
+
+SHARED: dict[str, Any] = {
+    "normalize": [{"filter": ".y", "value": False}, {"filter": ".z", "value": True}],
+    "elect": [{"filter": ".y", "value": "count"}, {"value": "sum"}],
+    "rescale": "l1",
+    "lambda": [0.5, 1.5],
+    "int8_mask": True,
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_explain_prints_the_steps_of_a_recipe_with_its_settings(models: Path, name: str) -> None:
+    """Pasted over the keys they name, they make the same plan, wherever a setting stood and whatever it filters."""
+    shared = {key: value for key, value in SHARED.items() if key in find_method(name).parameters}
+    recipe = recipe_of(name, parameters=shared)
+    explained = mergec("explain", written(models, recipe), "layers.1.y").out
+    printed = explained.partition("\nas a pipeline\n")[2].partition("\n\n")[0]
+    pasted = recipe | YAML(typ="safe").load(printed)
+    named, spelled = (compile_recipe(written(models, one)) for one in (recipe, pasted))
+    assert spelled.hash() == named.hash()
+    assert spelled.hash() != compile_recipe(written(models, recipe_of(name))).hash()
 
 
 def test_a_setting_in_a_step_holds_for_that_step_alone(models: Path) -> None:
@@ -140,3 +165,11 @@ def test_the_recipe_to_start_from_is_a_pipeline(models: Path) -> None:
     for entry in same["models"]:
         entry["parameters"] = {"weight": 0.5, "density": 0.5}
     assert compile_recipe(written(models, text)).keys() == compile_recipe(written(models, same)).keys()
+
+
+def test_the_vocabulary_lists_every_step_with_its_parameters() -> None:
+    page = mergec("methods", "pipeline").out
+    for ways in steps().values():
+        for one in ways.values():
+            assert f"\n{one.label:<16}  {one.takes.words} -> {one.leaves.words}\n" in page
+            assert all(parameter.description in page for parameter in one.parameters.values())
