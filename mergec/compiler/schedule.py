@@ -203,7 +203,7 @@ def promise_memory(
                 return Memory(tile, count, peak, limit_bytes)
             tile //= 2
     least = peak_bytes(kinds, outputs, SMALLEST_TILE, 1, statistics)
-    worst = max(outputs, key=lambda output: _evaluated_bytes(kinds[output.kind], output, SMALLEST_TILE))
+    worst = max(outputs, key=lambda output: evaluated_bytes(kinds[output.kind], output, SMALLEST_TILE))
     raise InputError(
         "E403",
         f"the merge needs {least / 2**20:,.0f} MiB, the limit is {(limit_bytes or 0) / 2**20:,.0f} MiB; "
@@ -218,11 +218,11 @@ def _cores() -> int:
 
 def peak_bytes(kinds: Sequence[Kind], outputs: Sequence[Output], tile: int, workers: int, statistics: int = 0) -> int:
     """What a run may allocate: for each worker the most expensive output, and what is held in any case."""
-    costs = sorted((_evaluated_bytes(kinds[output.kind], output, tile) for output in outputs), reverse=True)
+    costs = sorted((evaluated_bytes(kinds[output.kind], output, tile) for output in outputs), reverse=True)
     return _FIXED_BYTES + statistics * _REDUCE_BYTES + workers * _WORKER_BYTES + sum(costs[:workers])
 
 
-def _evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
+def evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
     if kind.kind_class == "copy":
         return 0
     swept = kind.entries if output.is_part else output.numel

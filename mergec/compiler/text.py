@@ -8,7 +8,7 @@ from pathlib import Path
 from mergec.compiler.compile import Analysis
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import fold
-from mergec.compiler.schedule import inside
+from mergec.compiler.schedule import evaluated_bytes, inside
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
 from mergec.graph import ModelUse, Node, Output, Plan, Statistic, listing
 from mergec.io.tensors import FLOATS, TensorRef
@@ -78,8 +78,16 @@ def _work_rows(plan: Plan) -> list[tuple[str, ...]]:
         outputs = [output for output in plan.outputs if plan.kinds[output.kind].kind_class == kind_class]
         if outputs:
             size = sum(output.end - output.begin for output in outputs)
-            rows.append((kind_class, count(len(outputs), "tensor"), size_text(size), text))
+            note = f", {_largest(plan, outputs)}" if kind_class == "whole" else ""
+            rows.append((kind_class, count(len(outputs), "tensor"), size_text(size), text + note))
     return rows
+
+
+def _largest(plan: Plan, outputs: Sequence[Output]) -> str:
+    """Which tensor takes the most memory while it is merged: inputs, result and the op's scratch."""
+    needed = {output: evaluated_bytes(plan.kinds[output.kind], output, plan.memory.tile) for output in outputs}
+    worst = max(outputs, key=needed.__getitem__)
+    return f"at most {size_text(needed[worst])} of memory, for {worst.name}"
 
 
 def _statistics(plan: Plan) -> list[str]:
