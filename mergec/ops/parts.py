@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mergec.errors import InputError
 from mergec.graph import Attr, Node, TensorType
 from mergec.ops import bits, random
 from mergec.ops.matrix import full
@@ -161,7 +162,13 @@ def _scattered(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[i
 
 @op("whole", "part part -> delta", scratch_bytes=16, gives=_scattered)
 def scatter(values: Tensor, indices: Tensor, *, shape: tuple[int, ...]) -> Tensor:
-    """A delta with values at flat indices and zeros elsewhere."""
+    """A delta with values at flat indices and zeros elsewhere.
+
+    Raises InputError (E642) where a stored index lies outside of the tensor: it was not written by a merge.
+    """
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < math.prod(shape):
+        what = f"a sparse delta has the indices {int(indices.min()):,} to {int(indices.max()):,}"
+        raise InputError("E642", f"{what}, expected 0 to {math.prod(shape) - 1:,}", "make the artifact again")
     return values.new_zeros(math.prod(shape)).scatter_(0, indices.long(), values)
 
 

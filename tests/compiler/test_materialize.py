@@ -139,6 +139,22 @@ def test_what_is_no_artifact_is_refused(spoil: Any, text: str, folder: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("above", [False, True])
+def test_an_index_outside_of_its_tensor_is_refused(above: bool, tmp_path: Path) -> None:
+    folder = artifacts.make(tmp_path, "free", STATES, parameters={"keep": 0.5})
+    file = folder / "experts" / "a.safetensors"
+    parts = load_file(file)
+    name = next(key for key in parts if key.endswith(".indices"))
+    count = STATES["a"][name.removesuffix(".indices")].numel()
+    parts[name][0] = count if above else -1
+    save_file(parts, file)
+    called = command("materialize", folder, "--task", "a", tmp_path / "out")
+    assert called.code == 2
+    found = f"{int(parts[name].min())} to {int(parts[name].max())}"
+    assert f"error[E642]: a sparse delta has the indices {found}, expected 0 to {count - 1}; hint: make" in called.err
+    assert not (tmp_path / "out").exists()
+
+
 def _edit(folder: Path, **changed: Any) -> None:
     path = folder / "mergec_artifact.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
