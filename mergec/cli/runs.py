@@ -12,6 +12,7 @@ import click
 from mergec.cli.options import compile_options, layout_options, listed, plan_options, run_options, with_seed
 
 if TYPE_CHECKING:
+    from mergec.execute.reuse import Decision
     from mergec.execute.run import Result
     from mergec.graph import Plan
 
@@ -79,7 +80,7 @@ def materialize(
 
 
 def execute(
-    plan: Any,
+    plan: Plan,
     out: Path | None,
     next_steps: list[tuple[str, str]],
     *,
@@ -98,7 +99,7 @@ def execute(
         for warning in plan.warnings:
             click.echo(warning, err=True)
 
-    def notice(decision: Any) -> None:
+    def notice(decision: Decision) -> None:
         if as_json:
             click.echo(json.dumps({"event": "decision", **vars(decision)}))
         elif not quiet:
@@ -136,7 +137,7 @@ def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str
         raise UsageError("E504", f"{recipe} is not a plan: {why}", "make one with `mergec plan --json`") from None
 
 
-def _decision(decision: Any, tensors: int, out: Path) -> list[str]:
+def _decision(decision: Decision, tensors: int, out: Path) -> list[str]:
     """What is taken over, and what is computed for which reason, where there is something to be taken over."""
     lines = []
     if decision.kept:

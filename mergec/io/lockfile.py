@@ -122,7 +122,11 @@ def read_lock(path: Path) -> LockFile:
             raise InputError("E621", f"{path} is too large to be a lock")
         text = path.read_bytes()
     except FileNotFoundError:
-        raise InputError("E620", f"there is no {path}", "`mergec lock RECIPE` writes one") from None
+        raise InputError(
+            "E620",
+            f"there is no {path}",
+            "`mergec run` writes one into its output, `mergec lock RECIPE` one beside the recipe",
+        ) from None
     except OSError as error:
         raise InputError("E620", f"cannot read {path}: {error.strerror or error}") from None
     return parse_lock(text, str(path))
