@@ -47,14 +47,16 @@ def merge_tensors(
         problems.append(Problem(document.place(()), "E212", "a model is called 'base', which is the base's own name"))
     unknown = [name for name in model_parameters if name not in models]
     problems += [Problem(document.place(()), "E101", f"parameters for a model that is not there: {n}") for n in unknown]
-    bound, found = bind(recipe) if recipe else (None, [])
-    if problems or found or bound is None:
+    bounds, found = bind(recipe) if recipe else ((), [])
+    if problems or found or not bounds:
         raise RecipeError([*problems, *found])
-    opened = [_model(one.reference, dicts[one.reference], one.place) for one in bound.inputs]
+    opened = [_model(one.reference, dicts[one.reference], one.place) for one in bounds[0].inputs]
     inventory, problems = line_up(opened)
-    lowered, graph, found = lower(bound, inventory) if not problems else ([], None, [])
-    if problems or found or graph is None:
-        raise RecipeError([*problems, *found])
+    if problems:
+        raise RecipeError(problems)
+    _, lowered, graph, problems = lower([(bounds[0], inventory)])
+    if problems:
+        raise RecipeError(problems)
     return _merged(lowered, graph, dicts, document)
 
 

@@ -42,7 +42,7 @@ def check(recipe: Path, overrides: tuple[tuple[str, str], ...], seed: int | None
         click.echo(json.dumps([_finding(problem) for problem in error.problems], indent=2))
         return error.exit_code
     if as_json:
-        found = [*analysis.bound.warnings, *lint(analysis)]
+        found = [*analysis.warnings, *lint(analysis)]
         click.echo(json.dumps([_finding(problem) for problem in found], indent=2))
         return 0
     for warning in (*plan.warnings, *lint(analysis)):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
+from mergec.compiler.assemble import assemble
 from mergec.compiler.inventory import Inventory, Model, line_up, model_uses, open_models
 from mergec.compiler.lower import Lowered, lower
-from mergec.compiler.names import fold
+from mergec.compiler.names import Layer, fold
 from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, lay_out, make_kind, promise_memory
 from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.compiler.statistics import feeds, rounds, statistics
@@ -17,6 +20,7 @@ from mergec.errors import InputError, Place, Problem, RecipeError, count
 from mergec.graph import Graph, Plan, SourceFile, walk
 from mergec.io.tensors import TensorRef
 from mergec.ops.op import Remark, remark_on
+from mergec.ops.registry import Method
 from mergec.recipe.bind import Bound, bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_document, read_recipe
@@ -33,13 +37,41 @@ class Options:
     allow_nonfinite: bool = False
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """A recipe whose every value and every input has been checked."""
+class Part(NamedTuple):
+    """A slice or a module of the result, or all of it: its inputs and settings, and the tensors that it makes."""
 
     bound: Bound
-    models: Mapping[str, Model]
     inventory: Inventory
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A recipe whose every value and every input has been checked; a part for each slice, in their order."""
+
+    parts: tuple[Part, ...]
+    models: Mapping[str, Model]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.parts[0].bound.recipe
+
+    @property
+    def method(self) -> Method:
+        return self.parts[0].bound.method
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        return self.parts[0].bound.warnings
+
+    @cached_property
+    def of_tensor(self) -> Mapping[str, Part]:
+        """The part that makes each output tensor."""
+        return {name: part for part in self.parts for name in part.inventory.rows}
+
+    @cached_property
+    def layers(self) -> Mapping[str, Layer]:
+        """The layer of every output tensor that lies in one."""
+        return {name: layer for part in self.parts for name, layer in part.inventory.layers.items()}
 
 
 def compile_recipe(path: str | Path, overrides: Sequence[tuple[str, str]] = (), options: Options = Options()) -> Plan:
@@ -55,11 +87,12 @@ def compile_document(
 
 def compile_analysis(analysis: Analysis, overrides: Sequence[tuple[str, str]], options: Options) -> Plan:
     """Lower and lay out a recipe that has been analysed."""
-    lowered, graph, problems = lower(analysis.bound, analysis.inventory)
+    slots, lowered, graph, problems = lower(analysis.parts)
     if problems:
-        raise RecipeError([*problems, *analysis.bound.warnings])
-    plan = plan_of(analysis, lowered, graph, _with_overrides(analysis.bound.recipe.document.text, overrides), options)
-    return replace(plan, recipe_path=analysis.bound.recipe.document.file, overrides=tuple(overrides))
+        raise RecipeError([*problems, *analysis.warnings])
+    text = _with_overrides(analysis.recipe.document.text, overrides)
+    plan = plan_of(analysis, slots, lowered, graph, text, options)
+    return replace(plan, recipe_path=analysis.recipe.document.file, overrides=tuple(overrides))
 
 
 def analyse(document: Document) -> Analysis:
@@ -67,32 +100,34 @@ def analyse(document: Document) -> Analysis:
     recipe, problems = read_recipe(document)
     if recipe is None:
         raise RecipeError(problems)
-    bound, found = bind(recipe)
+    bounds, found = bind(recipe)
     problems += found
     models, found = open_models(_references(recipe), Path(document.file).parent)
     problems += found
-    inventory, found = _line_up(recipe, bound, models)
+    inventories, found = _assembled(recipe, bounds, models)
     problems += found
-    if bound is None or inventory is None or problems:
-        raise RecipeError([*problems, *(bound.warnings if bound else ())])
-    return Analysis(bound, models, inventory)
+    if not bounds or not inventories or problems:
+        raise RecipeError([*problems, *(bounds[0].warnings if bounds else ())])
+    return Analysis(tuple(map(Part, bounds, inventories)), models)
 
 
 def _references(recipe: Recipe) -> dict[str, Place]:
     """Every model a recipe names, and where it does so first."""
     document = recipe.document
-    places = {entry.model: document.place(("models", i, "model")) for i, entry in reversed([*enumerate(recipe.models)])}
-    if recipe.base_model is not None:
-        places[recipe.base_model] = document.place(("base_model",))
+    named = [*recipe.bases, *(((*path, "model"), entry.model) for path, entry in recipe.entries)]
+    places = {reference: document.place(path) for path, reference in reversed(named)}
     return {name: places[name] for name in recipe.references}
 
 
-def _line_up(
-    recipe: Recipe, bound: Bound | None, models: Mapping[str, Model]
-) -> tuple[Inventory | None, list[Problem]]:
-    wanted = [one.reference for one in bound.inputs] if bound else list(recipe.references)
-    opened = [models[name] for name in wanted if name in models]
-    return line_up(opened) if opened else (None, [])
+def _assembled(
+    recipe: Recipe, bounds: Sequence[Bound], models: Mapping[str, Model]
+) -> tuple[list[Inventory], list[Problem]]:
+    """The tensors of every bound, as far as its models could be opened."""
+    wanted = {one.reference for bound in bounds for one in bound.inputs}
+    if bounds and wanted <= models.keys():
+        return assemble(bounds, models)
+    opened = [models[name] for name in recipe.references if name in models and (name in wanted or not bounds)]
+    return [], line_up(opened)[1] if opened and recipe.models else []
 
 
 def _with_overrides(text: str, overrides: Sequence[tuple[str, str]]) -> str:
@@ -101,11 +136,21 @@ def _with_overrides(text: str, overrides: Sequence[tuple[str, str]]) -> str:
     return f"{text.rstrip()}\n{added}" if added else text
 
 
-def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_text: str, options: Options) -> Plan:
+def plan_of(
+    analysis: Analysis,
+    slots: Sequence[str],
+    lowered: list[Lowered],
+    graph: Graph,
+    recipe_text: str,
+    options: Options,
+) -> Plan:
     """Lay out the outputs, schedule their kinds, and put the plan together."""
-    recipe, inventory = analysis.bound.recipe, analysis.inventory
+    recipe, method = analysis.recipe, analysis.method
+    inventories = [part.inventory for part in analysis.parts]
     roots = {one.root.index: one.root for one in lowered}
     fed = feeds(list(roots.values()), lambda parameter: _place(analysis, parameter))
+    if fed:
+        _refuse_other_models(analysis, next(iter(fed)))
     turns = rounds(fed)
     kinds = [make_kind(root, graph.nodes, turns) for root in roots.values()]
     numbers = {index: number for number, index in enumerate(roots)}
@@ -114,16 +159,16 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
         memory = promise_memory(kinds, outputs, options.workers, options.limit_bytes, len(fed))
     except InputError as error:
         raise RecipeError([error.at(recipe.document.place(("merge_method",)))]) from None
-    files, notes = side_files(recipe, analysis.bound.method, analysis.models, inventory, outputs, shards, recipe_text)
-    if analysis.bound.method.makes_artifact:
-        files = (*files, *artifact_files(analysis.bound, shards))
+    files, notes = side_files(recipe, method, analysis.models, inventories, outputs, shards, recipe_text)
+    if method.makes_artifact:
+        files = (*files, *artifact_files(analysis.parts[0].bound, shards))
     return Plan(
         name=plan_name(recipe),
-        method=f"{recipe.merge_method} (version {analysis.bound.method.version})",
+        method=f"{recipe.merge_method} (version {method.version})",
         recipe_text=recipe_text,
-        slots=tuple(one.slot for one in analysis.bound.inputs),
-        identity=analysis.bound.method.identity,
-        models=model_uses(analysis.models, _roles(analysis.bound)),
+        slots=tuple(slots),
+        identity=method.identity,
+        models=model_uses(analysis.models, _roles(analysis)),
         files=_source_files(analysis, lowered),
         nodes=tuple(graph.nodes),
         kinds=tuple(kinds),
@@ -131,11 +176,27 @@ def plan_of(analysis: Analysis, lowered: list[Lowered], graph: Graph, recipe_tex
         shards=tuple(shards),
         side_files=files,
         memory=memory,
-        notes=(*inventory.dropped, *_unread(analysis.bound, inventory, lowered), *_integers(lowered), *notes),
-        warnings=tuple(map(str, [*analysis.bound.warnings, *_remarks(analysis, lowered)])),
+        notes=(
+            *(d for one in inventories for d in one.dropped),
+            *_unread(analysis, lowered),
+            *_integers(lowered),
+            *notes,
+        ),
+        warnings=tuple(map(str, [*analysis.warnings, *_remarks(analysis, lowered)])),
         allow_nonfinite=options.allow_nonfinite,
         statistics=statistics(fed, turns, outputs),
     )
+
+
+def _refuse_other_models(analysis: Analysis, statistic: str) -> None:
+    """A number about each model, taken over all slices, needs the same models in all of them."""
+    first, *others = (tuple(one.slot for one in part.bound.inputs) for part in analysis.parts)
+    for part, slots in zip(analysis.parts[1:], others, strict=True):
+        if slots != first:
+            what = f"the {statistic} is taken over the whole model, and this slice has other models than the first"
+            hint = "give every slice the same models, or set scope: tensor"
+            place = part.bound.place or analysis.recipe.document.place(("modules", part.bound.module))
+            raise RecipeError([Problem(place, "E118", what, hint)])
 
 
 def plan_name(recipe: Recipe) -> str:
@@ -144,11 +205,15 @@ def plan_name(recipe: Recipe) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "merge"
 
 
-def _roles(bound: Bound) -> dict[str, str]:
-    roles = {one.reference: one.label for one in bound.inputs}
-    named = {name: roles.get(name, "donor of config and tokenizer") for name in bound.recipe.references}
-    if bound.recipe.base_model and bound.method.base != "input":
-        named[bound.recipe.base_model] = "base_model"
+def _roles(analysis: Analysis) -> dict[str, str]:
+    """What each model is to the merge: where it is listed first, or the base."""
+    recipe, inputs = analysis.recipe, [one for part in analysis.parts for one in part.bound.inputs]
+    roles = {one.reference: one.label for one in reversed(inputs)} | {
+        one.reference: one.label for one in inputs if one.is_base
+    }
+    named = {name: roles.get(name, "donor of config and tokenizer") for name in recipe.references}
+    if recipe.base_model and analysis.method.base != "input":
+        named[recipe.base_model] = "base_model"
     return named
 
 
@@ -158,21 +223,21 @@ def _source_files(analysis: Analysis, lowered: list[Lowered]) -> tuple[SourceFil
     return tuple({file.path: SourceFile(**asdict(file)) for file in files}.values())
 
 
-def _unread(bound: Bound, inventory: Inventory, lowered: list[Lowered]) -> list[str]:
+def _unread(analysis: Analysis, lowered: list[Lowered]) -> list[str]:
     """Which inputs are not read for which tensors, because their weight or density is 0 there."""
     read: dict[str, set[TensorRef]] = {}
     for one in lowered:
         read.setdefault(one.tensor or one.name, set()).update(one.sources)
-    unread: dict[int, list[str]] = {}
+    unread: dict[str, list[str]] = {}
     for one in lowered:
         if one.tensor or not _is_float(one):
             continue
-        for slot, ref in enumerate(inventory.rows[one.name]):
+        bound, inventory = analysis.of_tensor[one.name]
+        for model, ref in zip(bound.inputs, inventory.rows[one.name], strict=True):
             if ref not in read[one.name]:
-                unread.setdefault(slot, []).append(one.name)
-    return [
-        f"{bound.inputs[slot].reference} is not needed for {_listed(names)}" for slot, names in sorted(unread.items())
-    ]
+                unread.setdefault(model.reference, []).append(one.name)
+    ordered = sorted(unread, key=[one.reference for part in analysis.parts for one in part.bound.inputs].index)
+    return [f"{reference} is not needed for {_listed(unread[reference])}" for reference in ordered]
 
 
 def _remarks(analysis: Analysis, lowered: list[Lowered]) -> list[Problem]:
@@ -189,7 +254,7 @@ def _remarks(analysis: Analysis, lowered: list[Lowered]) -> list[Problem]:
 
 def _place(analysis: Analysis, parameter: str) -> Place:
     """Where a parameter is set for all models, or else the method that has it."""
-    recipe = analysis.bound.recipe
+    recipe = analysis.recipe
     return recipe.document.place(("parameters", parameter) if parameter in recipe.parameters else ("merge_method",))
 
 

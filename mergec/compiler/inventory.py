@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mergec.compiler.names import (
@@ -53,17 +53,27 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Inventory:
-    """All models, and the tensors every one of them has, by output name in the models' order.
+class Stacked:
+    """A stack of layers that slices make: how many the first model has there, and the model and layer each is from."""
 
-    `dropped` are tensors that are left out, with the rule; `is_untied` says that tied and untied heads were mixed.
+    stack: str
+    before: int
+    origins: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The output tensors of models that are merged, or of a slice, each with what is merged, in the models' order.
+
+    `dropped` are tensors that are left out, with the rule; `is_untied` says that tied and untied heads were mixed;
+    `stacked` are the stacks of layers that were put together from slices.
     """
 
-    models: Mapping[str, Model]
     rows: Mapping[str, tuple[TensorRef, ...]]
     layers: Mapping[str, Layer]
     dropped: tuple[str, ...]
     is_untied: bool
+    stacked: tuple[Stacked, ...] = ()
 
 
 def open_models(references: Mapping[str, Place], folder: Path) -> tuple[dict[str, Model], list[Problem]]:
@@ -141,26 +151,36 @@ def _refuse_quantised(reference: str, checkpoint: Checkpoint) -> None:
 
 def line_up(models: list[Model]) -> tuple[Inventory, list[Problem]]:
     """Line tensors up by name over the models that are merged; the first is the one others are compared with."""
-    first = models[0]
-    head = next((model.head for model in models if model.head and not model.is_tied), None)
-    tables = [_table(model, head) for model in models]
-    names = sorted({name for table in tables for name in table}, key=natural)
-    counts = set.union(*(layer_counts_of(model.checkpoint.config) for model in models))
-    problems: list[Problem] = []
-    for model, table in zip(models[1:], tables[1:], strict=True):
-        problems += _differences(first, tables[0], model, table, counts)
-    rows = {} if problems else {name: tuple(table[name] for table in tables) for name in names}
+    head = head_of(models)
+    inventory, problems = line_up_tables(models, [table_of(model, head) for model in models])
     dropped = tuple(
         f"{model.reference}: the stored {model.head} is not used, the config ties it to the input embedding"
         for model in models
         if model.is_tied and model.head
     )
     mixed = head is not None and any(model.is_tied for model in models)
-    by_reference = {model.reference: model for model in models}
-    return Inventory(by_reference, rows, layers_of(names, counts), dropped, mixed), problems
+    return replace(inventory, dropped=dropped, is_untied=mixed), problems
 
 
-def _table(model: Model, head: str | None) -> dict[str, TensorRef]:
+def line_up_tables(
+    models: Sequence[Model], tables: Sequence[Mapping[str, TensorRef]]
+) -> tuple[Inventory, list[Problem]]:
+    """The same for tables of tensors by output name, such as those of `table_of`."""
+    names = sorted({name for table in tables for name in table}, key=natural)
+    counts = set.union(*(layer_counts_of(model.checkpoint.config) for model in models))
+    problems: list[Problem] = []
+    for model, table in zip(models[1:], tables[1:], strict=True):
+        problems += _differences(models[0], tables[0], model, table, counts)
+    rows = {} if problems else {name: tuple(table[name] for table in tables) for name in names}
+    return Inventory(rows, layers_of(names, counts), (), False), problems
+
+
+def head_of(models: Iterable[Model]) -> str | None:
+    """The name of the head that the result has of its own, since some model has one; None if all are tied."""
+    return next((model.head for model in models if model.head and not model.is_tied), None)
+
+
+def table_of(model: Model, head: str | None) -> dict[str, TensorRef]:
     """A model's tensors by output name.
 
     A tied model's own head is left out; where others have a head of their own, its embedding stands in for it.

@@ -7,9 +7,10 @@ from typing import Any
 
 from mergec.compiler.compile import Analysis
 from mergec.compiler.lower import Values
-from mergec.compiler.names import fold, is_embedding
+from mergec.compiler.names import fold, is_behind
 from mergec.compiler.resolved import resolve_all
 from mergec.errors import Place, Problem, count
+from mergec.recipe.bind import Input
 from mergec.recipe.settings import Choice, Resolved
 
 _LISTED_SUM = 0.05  # weights that sum to 1 but for this much are a mean as they stand
@@ -29,16 +30,20 @@ def lint(analysis: Analysis) -> list[Problem]:
         *_listed_base(analysis),
         *_ignored(analysis),
     ]
-    return sorted(found, key=lambda problem: (problem.place, problem.code))
+    distinct = {(problem.place, problem.code, problem.what): problem for problem in found}.values()
+    return sorted(distinct, key=lambda problem: (problem.place, problem.code))
 
 
 def _settings(analysis: Analysis) -> Iterator[tuple[str, tuple[Choice, ...], str]]:
     """Every setting as it is written: its parameter, its choices, and the model it belongs to ("" for all)."""
-    for name, choices in analysis.bound.settings.items():
-        yield name, choices, ""
-    for one in analysis.bound.inputs:
-        for name, choices in one.settings.items():
-            yield name, choices, one.reference
+    seen: set[tuple[Choice, ...]] = set()
+    for bound in (part.bound for part in analysis.parts):
+        whose = [("", bound.settings), *((one.reference, one.settings) for one in bound.inputs)]
+        for reference, settings in whose:
+            for name, choices in settings.items():
+                if choices not in seen:
+                    seen.add(choices)
+                    yield name, choices, reference
 
 
 def _each(values: Values) -> Iterator[tuple[str, Resolved]]:
@@ -54,7 +59,8 @@ def _used(values: Iterable[Values]) -> set[int]:
 
 def _filters(analysis: Analysis, values: Mapping[str, Values], used: set[int]) -> Iterator[Problem]:
     """Choices that no tensor takes: their filter matches nothing, or what stands before them matches all of it."""
-    names = [*values, *(ref.name for name in values for ref in analysis.inventory.rows[name])]
+    rows = {name: analysis.of_tensor[name].inventory.rows[name] for name in values}
+    names = [*values, *(ref.name for row in rows.values() for ref in row)]
     distinct = list(dict.fromkeys(names))
     for name, choices, _ in _settings(analysis):
         idle = [choice for choice in choices if id(choice) not in used]
@@ -80,7 +86,7 @@ def _overridden(name: str, choice: Choice) -> Problem:
 
 def _per_model(analysis: Analysis, values: Mapping[str, Values], parameter: str) -> list[tuple[Resolved, ...]]:
     """A per-model parameter's values, one tuple for each group of tensors; none where the method has no such one."""
-    declared = analysis.bound.method.parameters.get(parameter)
+    declared = analysis.method.parameters.get(parameter)
     if declared is None or not declared.per_model:
         return []
     distinct = {id(one): one for one in values.values()}.values()
@@ -89,20 +95,26 @@ def _per_model(analysis: Analysis, values: Mapping[str, Values], parameter: str)
 
 def _idle_models(analysis: Analysis, values: Mapping[str, Values]) -> Iterator[Problem]:
     """Models whose weight, or whose density, is 0 for every tensor."""
-    models = [one for one in analysis.bound.inputs if not one.is_base]
     for parameter in ("weight", "density"):
-        groups = _per_model(analysis, values, parameter)
-        for number, model in enumerate(models):
-            if groups and all(group[number].value == 0 for group in groups):
+        taken: dict[str, tuple[Input, list[Resolved]]] = {}
+        for part in analysis.parts:
+            own = {name: values[name] for name in part.inventory.rows if name in values}
+            models = [one for one in part.bound.inputs if not one.is_base]
+            for group in _per_model(analysis, own, parameter):
+                for model, found in zip(models, group, strict=True):
+                    taken.setdefault(model.reference, (model, []))[1].append(found)
+        for model, each in taken.values():
+            if all(found.value == 0 for found in each):
                 what = f"'{model.reference}' has no part in the result: its {parameter} is 0 for every tensor"
-                place = _place(analysis, groups[0][number], model.place)
-                yield Problem(place, "W223", what, f"give it a {parameter}, or remove the model")
+                yield Problem(
+                    _place(analysis, each[0], model.place), "W223", what, f"give it a {parameter}, or remove the model"
+                )
 
 
 def _place(analysis: Analysis, found: Resolved, otherwise: Place | None = None) -> Place:
     if found.choice is not None:
         return found.choice.place
-    return otherwise or analysis.bound.recipe.document.place(("merge_method",))
+    return otherwise or analysis.recipe.document.place(("merge_method",))
 
 
 def _cancelled_weights(analysis: Analysis, values: Mapping[str, Values]) -> Iterator[Problem]:
@@ -125,7 +137,7 @@ def _full_density(analysis: Analysis, values: Mapping[str, Values]) -> Iterator[
     groups = _per_model(analysis, values, "density")
     if not groups or any(found.value != 1 for group in groups for found in group):
         return
-    method = analysis.bound.method
+    method = analysis.method
     left = (
         "; what is left is the election of signs"
         if "elect" in method.parameters
@@ -138,7 +150,7 @@ def _full_density(analysis: Analysis, values: Mapping[str, Values]) -> Iterator[
 
 def _gradients(analysis: Analysis, used: set[int]) -> Iterator[Problem]:
     """Gradients with more knots than the models have layers: knots between the layers are never taken."""
-    layers = max((layer.count for layer in analysis.inventory.layers.values()), default=0)
+    layers = max((layer.count for layer in analysis.layers.values()), default=0)
     for name, choices, _ in _settings(analysis):
         for choice in choices:
             knots = len(choice.knots)
@@ -156,10 +168,10 @@ def _gradients(analysis: Analysis, used: set[int]) -> Iterator[Problem]:
 
 def _first_knots(analysis: Analysis, values: Mapping[str, Values]) -> Iterator[Problem]:
     """Tensors behind the layers - head, final norm - that take the first knot of a gradient which ends elsewhere."""
-    layers = analysis.inventory.layers
+    layers = analysis.layers
     taken: dict[int, tuple[str, Resolved, list[str]]] = {}
     for tensor, each in values.items():
-        if not layers or tensor in layers or not _is_behind(tensor):
+        if not layers or tensor in layers or not is_behind(tensor):
             continue
         for name, found in _each(each):
             choice = found.choice
@@ -176,19 +188,13 @@ def _first_knots(analysis: Analysis, values: Mapping[str, Values]) -> Iterator[P
     yield Problem(_place(analysis, found), "W227", what, hint)
 
 
-def _is_behind(tensor: str) -> bool:
-    """Whether a tensor outside the layers comes after them: a head or a final norm, by its name."""
-    words = tensor.lower()
-    return not is_embedding(tensor) and not any(part in words for part in ("emb", "wte", "wpe", "patch", "pos"))
-
-
 def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _listed_base(analysis: Analysis) -> Iterator[Problem]:
     """The base among the models; a method between two ends is written so in mergekit, and W211 says it of settings."""
-    recipe, method = analysis.bound.recipe, analysis.bound.method
+    recipe, method = analysis.recipe, analysis.method
     if method.base != "origin" or method.models == (1, 1):
         return
     for number, entry in enumerate(recipe.models):
@@ -200,7 +206,7 @@ def _listed_base(analysis: Analysis) -> Iterator[Problem]:
 def _ignored(analysis: Analysis) -> Iterator[Problem]:
     """Parameters that are only accepted; their schema says `deprecated`."""
     for name, choices, _ in _settings(analysis):
-        parameter = analysis.bound.method.parameters[name]
+        parameter = analysis.method.parameters[name]
         if parameter.schema.get("deprecated"):
             what = f"'{name}' has no effect here: {parameter.description}"
             yield Problem(choices[0].place, "W229", what, "it can be removed")

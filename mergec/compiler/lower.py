@@ -7,8 +7,8 @@ hundred graphs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mergec.compiler.inventory import Inventory
@@ -23,7 +23,7 @@ from mergec.ops.basic import cast, diff, load
 from mergec.ops.parts import gate
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
 from mergec.recipe.bind import Bound, Input
-from mergec.recipe.settings import NoValueError, Resolved, Scope, resolve
+from mergec.recipe.settings import Choice, NoValueError, Resolved, Scope, resolve
 
 _MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
@@ -103,26 +103,48 @@ def _resolve(parameter: Parameter, scopes: list[Scope], t: float, input: Input |
         raise _UnsetError(parameter, input) from None
 
 
-def lower(bound: Bound, inventory: Inventory) -> tuple[list[Lowered], Graph, list[Problem]]:
-    """The graphs of all output tensors, or every reason why some have none."""
-    lowering = _Lowering(bound, frozenset(inventory.layers))
+def lower(parts: Iterable[tuple[Bound, Inventory]]) -> tuple[list[str], list[Lowered], Graph, list[Problem]]:
+    """The slot ids that loads are numbered by, the graphs of all output tensors, or every reason why some have none."""
+    shared = _Shared()
     outputs = []
-    for name, row in inventory.rows.items():
-        layer = inventory.layers.get(name)
-        outputs += lowering.tensor(name, row, layer.t if layer else 0.0)
-    return outputs, lowering.graph, lowering.problems()
+    for bound, inventory in parts:
+        lowering = _Lowering(bound, frozenset(inventory.layers), shared)
+        for name, row in inventory.rows.items():
+            layer = inventory.layers.get(name)
+            outputs += lowering.tensor(name, row, layer.t if layer else 0.0)
+    return list(shared.slots), outputs, shared.graph, shared.problems()
+
+
+class _Shared:
+    """What the parts of a merge have in common: the graph, the numbers of the slots, and what was refused."""
+
+    def __init__(self) -> None:
+        self.graph = Graph()
+        self.slots: dict[str, int] = {}
+        self._found: dict[tuple[Place, str], tuple[Problem, list[str]]] = {}
+
+    def number(self, slot: str) -> int:
+        return self.slots.setdefault(slot, len(self.slots))
+
+    def refuse(self, problem: Problem, name: str) -> None:
+        """Note a problem of one tensor; `{}` in it stands for the names of all that have it."""
+        self._found.setdefault((problem.place, problem.what), (problem, []))[1].append(name)
+
+    def problems(self) -> list[Problem]:
+        """What was refused, once per reason, with the tensors it concerns."""
+        return [replace(one, what=one.what.replace("{}", _some(names))) for one, names in self._found.values()]
 
 
 class _Lowering:
-    def __init__(self, bound: Bound, routed: frozenset[str]) -> None:
+    def __init__(self, bound: Bound, routed: frozenset[str], shared: _Shared) -> None:
         self.bound = bound
         self._routed = routed
-        self.graph = Graph()
+        self._shared = shared
+        self.graph = shared.graph
         self._roots: dict[Any, tuple[_Root, ...]] = {}
-        self._filters = sorted(_filters(bound))
-        self._unset: dict[tuple[str, str], tuple[_UnsetError, list[str]]] = {}
-        self._refused: dict[tuple[Place, str], tuple[ParameterError, list[str]]] = {}
+        self._filters = sorted(filters_of(bound))
         recipe = bound.recipe
+        self._numbers = [shared.number(one.slot) for one in bound.inputs]
         slots = tuple(one.slot for one in bound.inputs if not one.is_base)
         self._draw = Draw(recipe.seed, bound.method.stream, slots)
         self._arithmetic = Arithmetic(mergekit=bound.is_mergekit)
@@ -143,26 +165,25 @@ class _Lowering:
             self._roots[key] = built
         # embeddings, heads and norms are not what a layer's input is routed by
         roots = [root for root in self._roots[key] if root.part != "gate" or name in self._routed]
-        return [_lowered(name, row, root) for root in roots]
+        return [_lowered(name, dict(zip(self._numbers, row, strict=True)), root, row[0].shape) for root in roots]
 
     def _resolved(self, name: str, row: Sequence[TensorRef], t: float) -> tuple[_Root, ...] | None:
         """The graphs of one tensor; None, and a note of the reason, where its settings do not allow one."""
         try:
             values = resolve_tensor(self.bound, name, row, t)
         except _UnsetError as unset:
-            who = unset.input.label if unset.input else ""
-            self._unset.setdefault((unset.parameter.name, who), (unset, []))[1].append(name)
+            self._shared.refuse(self._unset_problem(unset), name)
             return None
         try:
             return self._build(row, values.plain())
         except ParameterError as error:
             place = self._place(error.parameter, values)
-            self._refused.setdefault((place, error.what), (error, []))[1].append(name)
+            self._shared.refuse(Problem(place, "E206", f"{error.what} (for {{}})", error.hint), name)
             return None
 
     def _copied(self, ref: TensorRef) -> Node:
         """Integers and booleans: those of the base, or of the first model."""
-        return load(self.graph, 0, TensorType(ref.shape, ref.dtype, "weight"))
+        return load(self.graph, self._numbers[0], TensorType(ref.shape, ref.dtype, "weight"))
 
     def _build(self, row: Sequence[TensorRef], values: Mapping[str, Any]) -> tuple[_Root, ...]:
         recipe, method = self.bound.recipe, self.bound.method
@@ -173,7 +194,8 @@ class _Lowering:
             if self.bound.is_mergekit
             else recipe.compute_dtype or ("float64" if given == "float64" else "float32")
         )
-        loads = [self._load(slot, ref, recipe.dtype, compute) for slot, ref in enumerate(row)]
+        numbered = zip(self._numbers, row, strict=True)
+        loads = [self._load(number, ref, recipe.dtype, compute) for number, ref in numbered]
         base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.is_base), None)
         models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if not one.is_base]
         merged = method(base, models, values, self._draw, self._arithmetic)
@@ -229,14 +251,7 @@ class _Lowering:
                 return one.choice.place
         return self.bound.recipe.document.place(("merge_method",))
 
-    def problems(self) -> list[Problem]:
-        """What was refused, once per reason, with the tensors it concerns."""
-        found = [self._unset_problem(unset, names) for unset, names in self._unset.values()]
-        for (place, what), (error, names) in self._refused.items():
-            found.append(Problem(place, "E206", f"{what} (for {_some(names)})", error.hint))
-        return found
-
-    def _unset_problem(self, unset: _UnsetError, names: list[str]) -> Problem:
+    def _unset_problem(self, unset: _UnsetError) -> Problem:
         name = unset.parameter.name
         if unset.input is None:
             place, whom = self.bound.recipe.document.place(("merge_method",)), ""
@@ -244,31 +259,30 @@ class _Lowering:
             place, whom = unset.input.place, f" for '{unset.input.reference}'"
         settings = [*(unset.input.settings.get(name, ()) if unset.input else ()), *self.bound.settings.get(name, ())]
         if settings:
-            what = f"no entry of '{name}' matches {_some(names)}{whom}"
+            what = f"no entry of '{name}' matches {{}}{whom}"
             return Problem(settings[-1].place, "E204", what, "end the list with an entry that has no filter")
         what = f"{self.bound.method.name} needs a '{name}'{whom}, and the recipe gives none"
         return Problem(place, "E201", what, f"add {name} under 'parameters:'")
 
 
-def _lowered(name: str, row: Sequence[TensorRef], root: _Root) -> Lowered:
-    """A kind's root bound to one tensor."""
+def _lowered(name: str, row: Mapping[int, TensorRef], root: _Root, shape: tuple[int, ...]) -> Lowered:
+    """A kind's root bound to one tensor; `row` is keyed by the numbers of slots."""
     sources = tuple(row[slot] for slot in root.slots)
     if not root.part:
         return Lowered(name, root.node, sources)
-    stored = tuple((f"{name}.{piece}", shape) for piece, shape in pieces(root.part, row[0].shape, root.node.type))
+    stored = tuple((f"{name}.{piece}", shape) for piece, shape in pieces(root.part, shape, root.node.type))
     return Lowered(part_name(root.file, name, root.part), root.node, sources, root.file, name, stored)
 
 
-def _filters(bound: Bound) -> set[str]:
-    """Every filter of the recipe."""
-    scopes = [bound.settings, *(one.settings for one in bound.inputs)]
-    return {
-        choice.filter
-        for scope in scopes
-        for setting in scope.values()
-        for choice in setting
-        if choice.filter is not None
-    }
+def scopes_of(bound: Bound) -> list[Mapping[str, tuple[Choice, ...]]]:
+    """Everywhere that settings stand: for all models, and for each."""
+    return [bound.settings, *(one.settings for one in bound.inputs)]
+
+
+def filters_of(bound: Bound) -> set[str]:
+    """Every filter of the settings."""
+    choices = (choice for scope in scopes_of(bound) for setting in scope.values() for choice in setting)
+    return {choice.filter for choice in choices if choice.filter is not None}
 
 
 def promoted(dtypes: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole dotted component that is a number
@@ -31,11 +31,14 @@ class Layer:
     stack: str
     index: int
     count: int
+    within: range | None = field(default=None, repr=False)
+    """The layers of its slice; None for all."""
 
     @property
     def t(self) -> float:
-        """The position in [0, 1]; 1 in a stack of one layer, as in mergekit."""
-        return self.index / (self.count - 1) if self.count > 1 else 1.0
+        """The position in [0, 1] within its slice; 1 in a slice of one layer, as in mergekit."""
+        within = self.within or range(self.count)
+        return (self.index - within.start) / (len(within) - 1) if len(within) > 1 else 1.0
 
 
 def natural(name: str) -> tuple[Any, ...]:
@@ -96,6 +99,12 @@ def is_embedding(name: str) -> bool:
 def has_vocabulary(name: str) -> bool:
     """Whether the first axis of a tensor counts tokens."""
     return is_head(name) or is_embedding(name)
+
+
+def is_behind(name: str) -> bool:
+    """Whether a tensor outside the layers comes after them: a head or a final norm, by its name."""
+    words = name.lower()
+    return not is_embedding(name) and not any(part in words for part in ("emb", "wte", "wpe", "patch", "pos"))
 
 
 def fold(names: Iterable[str]) -> list[str]:

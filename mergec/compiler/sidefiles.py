@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mergec.compiler.inventory import Inventory, Model
+from mergec.compiler.restack import restack
 from mergec.graph import Output
 from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, Router, expert_file, router_file
 from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file, small_file_digest
@@ -28,7 +29,7 @@ def side_files(
     recipe: Recipe,
     method: Method,
     models: Mapping[str, Model],
-    inventory: Inventory,
+    inventories: Sequence[Inventory],
     outputs: Sequence[Output],
     shards: Sequence[Shard],
     recipe_text: str,
@@ -42,7 +43,10 @@ def side_files(
     notes: list[str] = []
     files = [copied_file(name, path) for name, path in _copied(donor, tokenizer)]
     if donor.checkpoint.config is not None:
-        files.append(written_file("config.json", _config(donor, inventory, outputs, notes)))
+        config = _config(donor, any(one.is_untied for one in inventories), outputs, notes)
+        for stacked in (stacked for one in inventories for stacked in one.stacked):
+            notes += restack(config, stacked, {name: model.checkpoint.config or {} for name, model in models.items()})
+        files.append(written_file("config.json", json_text(config)))
     records = {RECIPE_NAME: recipe_text, "README.md": _card(recipe, method, recipe_text)}
     if len(shards) > 1:
         records[INDEX_NAME] = index_text(outputs, shards)
@@ -88,17 +92,17 @@ def _copied(donor: Model, tokenizer: Model) -> Iterable[tuple[str, str]]:
                 yield name, path
 
 
-def _config(donor: Model, inventory: Inventory, outputs: Sequence[Output], notes: list[str]) -> str:
+def _config(donor: Model, is_untied: bool, outputs: Sequence[Output], notes: list[str]) -> dict[str, Any]:
     """The donor's config with the dtype, the tie and the quantisation of the result."""
     config = config_with_dtype(donor.checkpoint.config or {}, outputs)
-    if inventory.is_untied:
+    if is_untied:
         for part in _parts(config):
             if part is config or "tie_word_embeddings" in part:
                 part["tie_word_embeddings"] = False
         notes.append("some models tie their head to the embedding, others do not: the result has its own head")
     if config.pop("quantization_config", None) is not None:
         notes.append("quantization_config is dropped: the tensors are not quantised")
-    return json_text(config)
+    return config
 
 
 def json_text(document: Mapping[str, Any]) -> str:
@@ -144,7 +148,7 @@ def _card(recipe: Recipe, method: Method, recipe_text: str) -> str:
     hub_ids = [name for name in recipe.references if name.count("/") == 1 and not name.startswith((".", "/", "~"))]
     bases = "".join(f"- {name.partition('@')[0]}\n" for name in hub_ids)
     head = f"base_model:\n{bases}" if bases else ""
-    listed = "\n".join(f"- `{entry.model}`" for entry in recipe.models)
+    listed = "\n".join(f"- `{model}`" for model in dict.fromkeys(entry.model for _, entry in recipe.entries))
     base = f"\nBase model: `{recipe.base_model}`\n" if recipe.base_model else ""
     fence = "```"
     return (

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from mergec.compiler.compile import Analysis
+from mergec.compiler.compile import Analysis, Part
+from mergec.compiler.lower import scopes_of
 from mergec.compiler.resolved import position, resolve_all
 from mergec.compiler.text import table
 from mergec.errors import UsageError, did_you_mean
+from mergec.recipe.bind import Input
 from mergec.recipe.settings import Resolved
 
 
@@ -29,30 +31,40 @@ def tabulate(analysis: Analysis, pattern: str, parameters: Sequence[str]) -> Tab
     A parameter that each model has takes a column per model; without any named, all that the recipe sets are
     shown. Raises UsageError for a pattern that matches nothing (E405) and an unknown parameter (E202).
     """
-    known = analysis.bound.method.parameters
+    known = analysis.method.parameters
     for name in parameters:
         if name not in known:
-            raise UsageError(
-                "E202", f"{analysis.bound.method.name} has no parameter '{name}'", did_you_mean(name, known)
-            )
+            raise UsageError("E202", f"{analysis.method.name} has no parameter '{name}'", did_you_mean(name, known))
     chosen = parameters or [name for name in known if name in _written(analysis)] or list(known)
     values = {name: one for name, one in resolve_all(analysis).items() if fnmatchcase(name, pattern)}
     if not values:
-        names = list(analysis.inventory.rows)[:5000]
+        names = list(analysis.of_tensor)[:5000]
         raise UsageError("E405", f"the result has no merged tensor like '{pattern}'", did_you_mean(pattern, names))
-    models = [one.reference for one in analysis.bound.inputs if not one.is_base]
+    models = list(dict.fromkeys(one.reference for part in analysis.parts for one in _models(part)))
     columns = [f"{name} {model}" for name in chosen for model in (models if known[name].per_model else [""])]
     rows = []
     for name, one in values.items():
-        layer = analysis.inventory.layers.get(name)
-        found = [one.resolved[parameter] for parameter in chosen]
-        cells = [each.value for some in found for each in ((some,) if isinstance(some, Resolved) else some)]
+        layer = analysis.layers.get(name)
+        own = [model.reference for model in _models(analysis.of_tensor[name])]
+        cells = [cell for parameter in chosen for cell in _cells(one.resolved[parameter], own, models)]
         rows.append((name, layer.index if layer else None, position(analysis, name), *cells))
     return Tabulated(("tensor", "layer", "t", *map(str.strip, columns)), tuple(rows))
 
 
+def _models(part: Part) -> list[Input]:
+    return [one for one in part.bound.inputs if not one.is_base]
+
+
+def _cells(found: Resolved | tuple[Resolved, ...], own: list[str], models: list[str]) -> list[Any]:
+    """A value, or one for each of `models`: None for those that have no part in the tensor."""
+    if isinstance(found, Resolved):
+        return [found.value]
+    by_model = dict(zip(own, found, strict=True))
+    return [by_model[model].value if model in by_model else None for model in models]
+
+
 def _written(analysis: Analysis) -> set[str]:
-    scopes = [analysis.bound.settings, *(one.settings for one in analysis.bound.inputs)]
+    scopes = [scope for part in analysis.parts for scope in scopes_of(part.bound)]
     return {name for scope in scopes for name in scope}
 
 

@@ -140,9 +140,10 @@ def find_output(plan: Plan, name: str) -> Output:
 
 def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
     """One tensor: where it will lie, its formula, its inputs, every setting with the line it comes from, its graph."""
-    output, bound = find_output(plan, name), analysis.bound
+    output = find_output(plan, name)
+    bound, inventory = analysis.of_tensor[output.tensor]
     kind, shard = plan.kinds[output.kind], plan.shards[output.shard]
-    row, layer = analysis.inventory.rows[output.tensor], analysis.inventory.layers.get(output.tensor)
+    row, layer = inventory.rows[output.tensor], inventory.layers.get(output.tensor)
     where = (
         f"layer {layer.index} of {layer.count} in {layer.stack}, t = {layer.t:.4g}"
         if layer
@@ -180,17 +181,18 @@ def _formula(doc: str) -> str:
 
 
 def _input_row(analysis: Analysis, output: Output, slot: int) -> tuple[str, ...]:
-    one, ref = analysis.bound.inputs[slot], analysis.inventory.rows[output.tensor][slot]
+    bound, inventory = analysis.of_tensor[output.tensor]
+    one, ref = bound.inputs[slot], inventory.rows[output.tensor][slot]
     read = "" if ref in output.sources else f"not read: {_why_unread(analysis, output.tensor, slot)}"
     return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", read
 
 
 def _why_unread(analysis: Analysis, name: str, slot: int) -> str:
     """What makes an input unnecessary: its own weight or density of 0; else that the others alone give the result."""
-    bound, row = analysis.bound, analysis.inventory.rows[name]
+    bound, inventory = analysis.of_tensor[name]
+    row, layer = inventory.rows[name], inventory.layers.get(name)
     if row[0].dtype not in FLOATS:
         return "integers are copied from the first model"
-    layer = analysis.inventory.layers.get(name)
     values = resolve_tensor(bound, name, row, layer.t if layer else 0.0)
     number = slot - sum(one.is_base for one in bound.inputs[:slot])
     if not bound.inputs[slot].is_base:
@@ -201,8 +203,8 @@ def _why_unread(analysis: Analysis, name: str, slot: int) -> str:
 
 
 def _setting_rows(analysis: Analysis, name: str, t: float) -> list[tuple[str, str, str, str]]:
-    bound = analysis.bound
-    values = resolve_tensor(bound, name, analysis.inventory.rows[name], t)
+    bound, inventory = analysis.of_tensor[name]
+    values = resolve_tensor(bound, name, inventory.rows[name], t)
     models = [one for one in bound.inputs if not one.is_base]
     rows = []
     for parameter, found in values.resolved.items():

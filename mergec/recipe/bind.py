@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mergec.errors import Place, Problem, UsageError, count, did_you_mean
 from mergec.ops.registry import Method, Parameter, find_method, methods
 from mergec.recipe.document import Path as DocumentPath
-from mergec.recipe.schema import Recipe, RouterEntry
-from mergec.recipe.settings import Choice, read_setting
+from mergec.recipe.schema import ModelEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
+from mergec.recipe.settings import Choice, over, read_setting
 from mergec.recipe.steps import PIPELINE, Pipeline, read_pipeline
 
 
@@ -29,14 +29,17 @@ class Input:
     label: str
     is_base: bool
     settings: Mapping[str, tuple[Choice, ...]]
+    layers: range | None = None
+    """Which of its layers, in a slice; None for all of them."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A recipe that fits its method.
+    """A recipe, or one slice or module of it, that fits its method.
 
     `inputs` are in the order in which a method takes them: the base first, if any, then the models in the order of
-    their slot ids where that order has no meaning (a commutative method), else as the recipe lists them.
+    their slot ids where that order has no meaning (a commutative method), else as the recipe lists them. `settings`
+    are those of the slice, then of the module, then of the recipe; `module` is "" where it is not of a module.
     """
 
     recipe: Recipe
@@ -44,6 +47,9 @@ class Bound:
     inputs: tuple[Input, ...]
     settings: Mapping[str, tuple[Choice, ...]]
     warnings: tuple[Problem, ...]
+    module: str = ""
+    place: Place | None = None
+    """Where the slice stands; None where the models are merged whole."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -77,28 +83,34 @@ def task_names(references: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def bind(recipe: Recipe) -> tuple[Bound | None, list[Problem]]:
-    """The recipe with typed settings, and all problems; None if the method is unknown."""
+def _label(path: DocumentPath) -> str:
+    """A path as people write it: models[0], slices[1].sources[0]."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
+    """The recipe with typed settings, a `Bound` for each slice, and all problems; none without a known method."""
     pipeline, wrong = _pipeline(recipe)
     try:
         method = pipeline.method if pipeline else find_method(recipe.merge_method, also=[PIPELINE])
     except UsageError as error:
-        return None, [*wrong, error.at(recipe.document.place(("merge_method",)))]
+        return (), [*wrong, error.at(recipe.document.place(("merge_method",)))]
     binder = _Binder(recipe, method, pipeline)
-    binder.check_duplicates()
     binder.check_ids()
     binder.check_tokenizer_source()
     binder.check_router()
-    inputs = binder.inputs()
-    settings = binder.settings(recipe.parameters, ("parameters",), shared=True)
-    if pipeline:
-        settings |= pipeline.own
+    binder.check_whole()
+    bounds = binder.bounds()
     if pipeline and len(pipeline.written) < len(recipe.steps or [None]):  # nobody knows what the others would take
         binder.problems = [problem for problem in binder.problems if problem.code not in ("E202", "E210", "W210")]
     binder.problems += wrong
-    problems = [problem for problem in binder.problems if problem.is_error]
-    warnings = tuple(problem for problem in binder.problems if not problem.is_error)
-    return Bound(recipe, method, tuple(inputs), settings, warnings), problems
+    ordered = sorted(binder.problems, key=lambda problem: problem.place)
+    problems = [problem for problem in ordered if problem.is_error]
+    warnings = tuple(problem for problem in ordered if not problem.is_error)
+    return tuple(replace(bound, warnings=warnings) for bound in bounds), problems
 
 
 def _pipeline(recipe: Recipe) -> tuple[Pipeline | None, list[Problem]]:
@@ -125,30 +137,96 @@ class _Binder:
         self.document = recipe.document
         self.problems: list[Problem] = []
 
-    def inputs(self) -> list[Input]:
-        base = self.recipe.base_model
+    def bounds(self) -> list[Bound]:
+        """The models merged whole, or a bound for each slice of each module."""
+        recipe = self.recipe
+        top = self.settings(recipe.parameters, ("parameters",), shared=True)
+        top |= self.pipeline.own if self.pipeline else {}
+        bounds = self._held((), recipe.models, recipe.slices, top, "")
+        for name, module in recipe.modules.items():
+            path = ("modules", name)
+            settings = over(self.settings(module.parameters, (*path, "parameters"), shared=True), top)
+            bounds += self._held(path, module.models, module.slices, settings, name)
+        return bounds
+
+    def _held(
+        self,
+        path: DocumentPath,
+        models: Sequence[ModelEntry],
+        slices: Sequence[SliceEntry],
+        settings: Mapping[str, tuple[Choice, ...]],
+        module: str,
+    ) -> list[Bound]:
+        """What a recipe or a module holds: models, or slices."""
+        if models:
+            inputs = self.inputs((*path, "models"), models, self.recipe.base_model, appended=True)
+            return [Bound(self.recipe, self.method, tuple(inputs), settings, (), module)]
+        bounds = []
+        for number, one in enumerate(slices):
+            here = (*path, "slices", number)
+            own = over(self.settings(one.parameters, (*here, "parameters"), shared=True), settings)
+            base = one.base_model or self.recipe.base_model
+            inputs = self.inputs((*here, "sources"), one.sources, base, appended=False)
+            place = self.document.place(here)
+            self._check_lengths(inputs)
+            bounds.append(Bound(self.recipe, self.method, tuple(inputs), own, (), module, place))
+        return bounds
+
+    def inputs(
+        self, path: DocumentPath, entries: Sequence[ModelEntry], base: str | None, appended: bool
+    ) -> list[Input]:
+        """The models of one list in the method's order; a base that is not listed is `appended`, but not to a slice."""
         takes_base = self.method.base == "origin" or (self.method.base == "optional" and base is not None)
-        models = []
-        for number, entry in enumerate(self.recipe.models):
-            settings = self.settings(entry.parameters, ("models", number, "parameters"), shared=False)
-            if takes_base and entry.model == base:
-                self._note_base_settings(settings, ("models", number))
+        self._check_duplicates(path, entries)
+        models, listed = [], None
+        for number, entry in enumerate(entries):
+            settings = self.settings(entry.parameters, (*path, number, "parameters"), shared=False)
+            layers = range(*entry.layer_range) if isinstance(entry, SourceEntry) else None
+            place = self.document.place((*path, number, "model"))
+            if takes_base and entry.model == base and listed is None:
+                self._note_base_settings(settings, (*path, number))
+                listed = Input(base, entry.slot, place, "base_model", True, {}, layers)
             else:
-                place = self.document.place(("models", number, "model"))
-                models.append(Input(entry.model, entry.slot, place, f"models[{number}]", False, settings))
+                slot = self._slot(entry, entries[:number])
+                models.append(Input(entry.model, slot, place, _label((*path, number)), False, settings, layers))
         place = self.document.place(("base_model",))
         if base is None and takes_base:
             what = f"{self.method.name} takes deltas from a base, and the recipe has no 'base_model'"
-            self.problems.append(Problem(self.document.place(("merge_method",)), "E210", what, "add base_model: MODEL"))
+            self._problem(self.document.place(("merge_method",)), "E210", what, "add base_model: MODEL")
+        elif base is not None and takes_base and (appended or listed):
+            whole = Input(base, self.recipe.slot(base), place, "base_model", True, {})
+            models.insert(0, listed if listed and not appended else whole)
         elif base is not None and takes_base:
-            models.insert(0, Input(base, self.recipe.slot(base), place, "base_model", True, {}))
-        elif base is not None and base not in [entry.model for entry in self.recipe.models]:
+            what = f"{self.method.name} takes deltas from '{base}', which is not among the sources of this slice"
+            hint = f"add `- {{model: {base}, layer_range: ...}}`"
+            self._problem(self.document.place(path), "E111", what, hint)
+        elif base is not None and appended and base not in [entry.model for entry in entries]:
             self._note_unlisted_base(place)
             models.append(Input(base, base, place, "base_model", False, {}))
-        self._check_count(sum(not model.is_base for model in models))
+        self._check_count(sum(not model.is_base for model in models), path)
         if self.method.commutative and self.recipe.compat is None:  # mergekit adds up in the order of the recipe
             models.sort(key=lambda model: (not model.is_base, model.slot))
         return models
+
+    def _slot(self, entry: ModelEntry, before: Sequence[ModelEntry]) -> str:
+        """The slot id of an entry; layers of one model merged with others of its own are told apart."""
+        number = 1 + sum(other.slot == entry.slot for other in before)
+        return entry.slot if number == 1 else f"{entry.slot} #{number}"
+
+    def _check_lengths(self, inputs: Sequence[Input]) -> None:
+        """Sources of a slice are merged layer by layer, so they must have equally many."""
+        for one in inputs:
+            first, own = inputs[0].layers, one.layers
+            if own is not None and not own:
+                what = f"the layer_range [{own.start}, {own.stop}] of '{one.reference}' holds no layer"
+                self._problem(one.place, "E112", what, "the second number is the end, which is not included")
+            elif own and first and len(own) != len(first):
+                what = f"{count(len(own), 'layer')} of '{one.reference}', {len(first)} of '{inputs[0].reference}'"
+                hint = "the sources of a slice are merged layer by layer: give all the same number"
+                self._problem(one.place, "E113", what, hint)
+
+    def _problem(self, place: Place, code: str, what: str, hint: str) -> None:
+        self.problems.append(Problem(place, code, what, hint))
 
     def _note_unlisted_base(self, place: Place) -> None:
         what = f"base_model is not listed under 'models', so {self.method.name} takes it as one more model"
@@ -160,24 +238,24 @@ class _Binder:
             what = f"settings of the base model have no effect in {self.method.name}: deltas are taken from it"
             self.problems.append(Problem(self.document.place((*path, "parameters")), "W211", what, "remove them"))
 
-    def check_duplicates(self) -> None:
-        first: dict[str, int] = {}
-        for number, entry in enumerate(self.recipe.models):
-            if entry.model in first:
-                place = self.document.place(("models", number, "model"))
-                before = self.document.place(("models", first[entry.model], "model"))
+    def _check_duplicates(self, path: DocumentPath, entries: Sequence[ModelEntry]) -> None:
+        first: dict[Any, int] = {}
+        for number, entry in enumerate(entries):
+            key = (entry.model, *(entry.layer_range if isinstance(entry, SourceEntry) else ()))
+            if key in first:
+                place = self.document.place((*path, number, "model"))
+                before = self.document.place((*path, first[key], "model"))
                 what = f"the model '{entry.model}' is listed twice, first on line {before.line}"
-                self.problems.append(Problem(place, "E212", what, "add up the weights and list it once"))
-            first.setdefault(entry.model, number)
+                self._problem(place, "E212", what, "add up the weights and list it once")
+            first.setdefault(key, number)
 
     def check_ids(self) -> None:
         """Refuse a slot id that stands for two models; a reference is the id of a model that has none."""
-        base = self.recipe.base_model
-        first = {self.recipe.slot(base): base} if base else {}
-        for number, entry in enumerate(self.recipe.models):
+        first = {self.recipe.slot(base): base for _, base in self.recipe.bases}
+        for path, entry in self.recipe.entries:
             known = first.setdefault(entry.slot, entry.model)
             if known != entry.model:
-                place = self.document.place(("models", number, "id" if entry.id else "model"))
+                place = self.document.place((*path, "id" if entry.id else "model"))
                 what = f"'{entry.slot}' is the id of two models, '{known}' and '{entry.model}'"
                 self.problems.append(Problem(place, "E610", what, "give each model an id of its own"))
 
@@ -212,7 +290,14 @@ class _Binder:
                 Problem(place, "E644", f"no file '{router.file}' beside the recipe", "paths count from the recipe")
             )
 
-    def _check_count(self, found: int) -> None:
+    def check_whole(self) -> None:
+        """An artifact's tasks are whole models."""
+        for key in ("slices", "modules"):
+            if getattr(self.recipe, key) and self.method.makes_artifact:
+                what = f"{self.method.name} makes an artifact of whole models, found '{key}'"
+                self._problem(self.document.key_place((key,)), "E119", what, "list the models under 'models:'")
+
+    def _check_count(self, found: int, path: DocumentPath) -> None:
         low, high = self.method.models
         if found >= low and (high is None or found <= high):
             return
@@ -220,8 +305,8 @@ class _Binder:
         wanted = count(low if found < low or high is None else high, "model")
         beside = " beside the base" if self.method.base != "input" else ""
         what = f"{self.method.name} merges {bound} {wanted}{beside}, found {count(found, 'model')}"
-        hint = "add more under 'models:'" if found < low else "remove the others"
-        self.problems.append(Problem(self.document.place(("models",)), "E211", what, hint))
+        hint = f"add more under '{path[-1]}:'" if found < low else "remove the others"
+        self._problem(self.document.place(path), "E211", what, hint)
 
     def settings(self, written: Mapping[str, Any], path: DocumentPath, shared: bool) -> dict[str, tuple[Choice, ...]]:
         result: dict[str, tuple[Choice, ...]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -11,12 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from mergec.errors import Place, Problem, RecipeError, did_you_mean
 from mergec.recipe.document import MAX_TEXT_BYTES, Document, Path, parse, parse_value, too_large
-from mergec.recipe.schema import ModelEntry, Recipe
+from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
 
 # keys of mergekit's language that are not read yet, with what to do instead
 _LATER = {
-    "slices": "give whole models under 'models:'",
-    "modules": "give whole models under 'models:'",
     "tokenizer": "use 'tokenizer_source: base' or one of the models",
     "chat_template": "the tokenizer's donor brings its own template; choose it with 'tokenizer_source'",
 }
@@ -82,19 +80,42 @@ def read_recipe(document: Document) -> tuple[Recipe | None, list[Problem]]:
             recipe = Recipe.model_validate(value)
         except ValidationError as error:
             violations = error.errors(include_url=False)
-            problems += [_problem(document, found) for found in violations if not _is_implied(document, found)]
+            problems += [_problem(document, found) for found in violations]
             if not all(_drop(value, found["loc"]) for found in violations):
                 return None, problems
         else:
             object.__setattr__(recipe, "_document", document)
-            return recipe, problems
+            wrong = [*_contents(document, recipe, (), problems)]
+            for name, module in recipe.modules.items():
+                wrong += _contents(document, module, ("modules", name), problems)
+            return None if wrong else recipe, [*problems, *wrong]
     return None, problems
 
 
-def _is_implied(document: Document, found: Any) -> bool:
-    """Whether `models` is missing because `slices` or `modules` stand in its place, which is said already."""
-    stands_in = {"slices", "modules"} & set(document.value)
-    return found["type"] == "missing" and found["loc"] == ("models",) and bool(stands_in)
+def _contents(
+    document: Document, holder: Recipe | ModuleEntry, path: Path, known: Sequence[Problem]
+) -> Iterator[Problem]:
+    """What is wrong where a recipe, or a module, must say in one of several ways what is merged."""
+    ways = ("models", "slices", "modules") if isinstance(holder, Recipe) else ("models", "slices")
+    written = [way for way in ways if getattr(holder, way)]
+    if len(written) > 1:
+        first, second = sorted(written, key=lambda way: document.key_place((*path, way)))[:2]
+        what = f"found '{second}' beside '{first}', expected one of {', '.join(ways)}"
+        yield Problem(document.key_place((*path, second)), "E110", what, "remove one of the two")
+    elif not written:
+        empty = [way for way in ways if (*path, way) in document.values]
+        if any(
+            problem.place in (document.place((*path, way)), document.key_place((*path, way)))
+            for way in empty
+            for problem in known
+        ):
+            return  # said already
+        if empty:
+            kind = "an empty mapping" if empty[0] == "modules" else "an empty list"
+            what = f"found {kind} for '{empty[0]}', expected at least one entry"
+            yield Problem(document.place((*path, empty[0])), "E103", what, _description((*path, empty[0])))
+        else:
+            yield Problem(document.place(path), "E102", "the key 'models' is missing", _description((*path, "models")))
 
 
 def _problem(document: Document, found: Any) -> Problem:
@@ -109,17 +130,26 @@ def _problem(document: Document, found: Any) -> Problem:
     if kind == "literal_error":
         what = f"found {shown} for '{name}', expected {found['ctx']['expected']}"
         return Problem(where, "E104", what, _near(found) or _description(path))
-    expected = _TYPE_WORDS.get(kind) or found["msg"].lower().replace("input should be ", "a number ")
+    expected = _length(found) or _TYPE_WORDS.get(kind) or found["msg"].lower().replace("input should be ", "a number ")
     if isinstance(path[-1], int):
         what = f"found {shown} in '{path[-2]}', expected {expected}"
-        return Problem(where, "E103", what, _entry_hint(found["input"]))
+        return Problem(where, "E103", what, _entry_hint(path, found["input"]))
     is_bare = kind == "string_type" and isinstance(found["input"], (bool, int, float))
     hint = "quote it if it is text" if is_bare else _description(path)
     return Problem(where, "E103", f"found {shown} for '{name}', expected {expected}", hint)
 
 
-def _entry_hint(value: Any) -> str:
-    return f"write `- model: {value}`" if isinstance(value, str) else _description(("models",))
+def _length(found: Any) -> str:
+    """How many entries a list must have, where that is more than one."""
+    ctx = found.get("ctx", {})
+    number = ctx.get("min_length", ctx.get("max_length", 0))
+    return f"{number} entries" if found["type"] in ("too_short", "too_long") and number > 1 else ""
+
+
+def _entry_hint(path: Path, value: Any) -> str:
+    if isinstance(value, str) and path[-2] in ("models", "sources"):
+        return f"write `- model: {value}`"
+    return _description(path[:-1])
 
 
 def _near(found: Any) -> str:
@@ -145,8 +175,30 @@ def _shown(value: Any) -> str:
     return {"a dict": "a mapping"}.get(text, text if len(text) < 60 else text[:57] + "...")
 
 
+_ENTRIES: dict[str, type[BaseModel]] = {
+    "models": ModelEntry,
+    "slices": SliceEntry,
+    "sources": SourceEntry,
+    "modules": ModuleEntry,
+    "router": RouterEntry,
+}
+_CALLED: dict[type[BaseModel], str] = {
+    Recipe: "a recipe",
+    ModelEntry: "a model's entry",
+    SliceEntry: "a slice",
+    SourceEntry: "a source of a slice",
+    ModuleEntry: "a module",
+    RouterEntry: "a router",
+}
+
+
 def _model_at(path: Path) -> type[BaseModel]:
-    return ModelEntry if path[:1] == ("models",) and len(path) > 1 else Recipe
+    """What a key at the end of a path is a field of."""
+    model: type[BaseModel] = Recipe
+    for part in path[:-1]:
+        if part in _ENTRIES and part in model.model_fields:
+            model = _ENTRIES[str(part)]
+    return model
 
 
 def _unknown_key(document: Document, path: Path, name: str) -> Problem:
@@ -157,8 +209,9 @@ def _unknown_key(document: Document, path: Path, name: str) -> Problem:
     if name in _parameter_names():
         hint = "put it under 'parameters:'"
         return Problem(place, "E101", f"'{name}' is a parameter of a method and does not stand here", hint)
-    where = "a model's entry" if _model_at(path) is ModelEntry else "a recipe"
-    return Problem(place, "E101", f"unknown key '{name}' in {where}", did_you_mean(name, fields))
+    if name == "residual_weight":
+        return Problem(place, "E101", f"'{name}' has no effect in mergekit either", "remove it")
+    return Problem(place, "E101", f"unknown key '{name}' in {_CALLED[_model_at(path)]}", did_you_mean(name, fields))
 
 
 def _parameter_names() -> set[str]:
@@ -176,7 +229,8 @@ def _drop(value: Any, path: Path) -> bool:
     """Remove an entry of nested values; false where what is left cannot be a recipe."""
     for part in path[:-1]:
         value = value[part]
-    if isinstance(value, dict) and path[-1] in value and path not in (("merge_method",), ("models",)):
+    if isinstance(value, dict) and path[-1] in value and path[-1] not in ("models", "slices", "modules"):
         del value[path[-1]]
-        return path[-1] != "model"
+        field = _model_at(path).model_fields.get(str(path[-1]))
+        return field is None or not field.is_required()
     return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from mergec.recipe.document import Document
+from mergec.recipe.document import Document, Path
 
 if TYPE_CHECKING:
     from mergec.ops.step import Step
@@ -64,6 +64,33 @@ class ModelEntry(_Strict):
         return self.id or self.model
 
 
+LayerRange: TypeAlias = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+
+
+class SourceEntry(ModelEntry):
+    """One model of a slice: which of its layers are merged with those of the slice's other sources."""
+
+    layer_range: LayerRange = Field(description="[first, end]: layers first to end - 1 of the model, counted from 0")
+
+
+class SliceEntry(_Strict):
+    """Layers that follow those of the slices before it; its sources are merged layer by layer."""
+
+    sources: list[SourceEntry] = Field(min_length=1, description="equally many layers of each of these models")
+    base_model: ModelReference | None = Field(
+        default=None, description="the model that deltas are taken from in this slice; it must be one of its sources"
+    )
+    parameters: Settings = Field(default={}, description="settings for this slice; they win over the top level's")
+
+
+class ModuleEntry(_Strict):
+    """A part of a model that has several, such as its text decoder, merged in its own way."""
+
+    models: list[ModelEntry] = Field(default=[], description="as the recipe's own 'models', for this module alone")
+    slices: list[SliceEntry] = Field(default=[], description="as the recipe's own 'slices', for this module alone")
+    parameters: Settings = Field(default={}, description="settings for this module; they win over the top level's")
+
+
 class RouterEntry(_Strict):
     """How a mixture of an artifact's experts is chosen for an input."""
 
@@ -80,7 +107,14 @@ class Recipe(_Strict):
     """A merge recipe."""
 
     merge_method: str = Field(description="how the models are merged; `mergec methods` lists the methods")
-    models: list[ModelEntry] = Field(min_length=1, description="what is merged, in order, each as `- model: PATH`")
+    models: list[ModelEntry] = Field(default=[], description="what is merged, in order, each as `- model: PATH`")
+    slices: list[SliceEntry] = Field(
+        default=[], description="in place of models: layers of models, stacked in the order of this list"
+    )
+    modules: dict[str, ModuleEntry] = Field(
+        default={},
+        description="in place of models: each module of the models by name, with models or slices of its own",
+    )
     base_model: ModelReference | None = Field(
         default=None, description="the model that deltas are taken from; it also gives config and tokenizer"
     )
@@ -117,14 +151,42 @@ class Recipe(_Strict):
         return self._document
 
     @property
+    def entries(self) -> Iterator[tuple[Path, ModelEntry]]:
+        """Every entry that names a model to be merged, with its path, in the order of the recipe."""
+        yield from _entries((), self.models, self.slices)
+        for name, module in self.modules.items():
+            yield from _entries(("modules", name), module.models, module.slices)
+
+    @property
+    def bases(self) -> Iterator[tuple[Path, str]]:
+        """Every `base_model`, with its path: the recipe's own first, then those of slices."""
+        if self.base_model:
+            yield ("base_model",), self.base_model
+        stacks: list[tuple[Path, list[SliceEntry]]] = [((), self.slices)]
+        stacks += [(("modules", name), module.slices) for name, module in self.modules.items()]
+        for path, slices in stacks:
+            for number, one in enumerate(slices):
+                if one.base_model:
+                    yield (*path, "slices", number, "base_model"), one.base_model
+
+    @property
     def references(self) -> tuple[str, ...]:
         """The distinct models in the order in which the recipe names them, the base first."""
-        named = [self.base_model] if self.base_model else []
-        return tuple(dict.fromkeys(named + [entry.model for entry in self.models]))
+        own = [self.base_model] if self.base_model else []
+        listed = [entry.model for _, entry in self.entries]
+        return tuple(dict.fromkeys([*own, *listed, *(base for _, base in self.bases)]))
 
     def slot(self, reference: str) -> str:
         """The slot id of a model by its reference; a base gets an `id` by being listed under `models` too."""
-        return next((entry.slot for entry in self.models if entry.model == reference), reference)
+        return next((entry.slot for _, entry in self.entries if entry.model == reference), reference)
+
+
+def _entries(path: Path, models: list[ModelEntry], slices: list[SliceEntry]) -> Iterator[tuple[Path, ModelEntry]]:
+    for number, entry in enumerate(models):
+        yield (*path, "models", number), entry
+    for number, one in enumerate(slices):
+        for which, source in enumerate(one.sources):
+            yield (*path, "slices", number, "sources", which), source
 
 
 def json_schema() -> dict[str, Any]:
@@ -142,6 +204,8 @@ def json_schema() -> dict[str, Any]:
         "items": {"anyOf": list(_step_schemas())},
         "description": Recipe.model_fields["steps"].description,
     }
+    schema["oneOf"] = [_holds(key) for key in ("models", "slices", "modules")]
+    schema["$defs"]["ModuleEntry"]["oneOf"] = [_holds(key) for key in ("models", "slices")]
     schema["allOf"] = [
         {
             "if": {"properties": {"merge_method": {"const": name}}},
@@ -156,6 +220,11 @@ def json_schema() -> dict[str, Any]:
         for name, method in known.items()
     ]
     return schema
+
+
+def _holds(key: str) -> dict[str, Any]:
+    """That a key is there and not empty."""
+    return {"required": [key], "properties": {key: {"minProperties" if key == "modules" else "minItems": 1}}}
 
 
 def _step_schemas() -> Iterator[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Settings: the one owner of precedence, filters and gradients - from what is written to a value per tensor.
 
-A *scope* is a place where settings may stand: a model's entry, the top level (and whatever later stands between
-them). Resolution walks a sequence of scopes from the nearest to the farthest and takes the first setting that
-matches; it knows nothing of how a recipe is laid out.
+A *scope* is a place where settings may stand: a model's entry, or what holds for all models - the settings of a
+slice, of its module and of the top level, one after the other (`over`). Resolution walks a sequence of scopes from
+the nearest to the farthest and takes the first setting that matches; it knows nothing of how a recipe is laid out.
 """
 
 from __future__ import annotations
@@ -53,6 +53,13 @@ class Scope(NamedTuple):
 
     settings: Mapping[str, tuple[Choice, ...]]
     tensor: str
+
+
+def over(
+    near: Mapping[str, tuple[Choice, ...]], far: Mapping[str, tuple[Choice, ...]]
+) -> dict[str, tuple[Choice, ...]]:
+    """The settings of two places as of one: the nearer come first, and where none of them matches the farther do."""
+    return {name: (*near.get(name, ()), *far.get(name, ())) for name in {**far, **near}}
 
 
 class Resolved(NamedTuple):

@@ -7,25 +7,20 @@ one; entries at exactly that magnitude may differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import oracle
 import pytest
 import torch
+from differential import Recipe, assert_same, fitted, run_ours, run_peer, tolerance
 from models import ARCHITECTURES, Family, auto_class, tensors_of
 from torch import Tensor
 
-import mergec
-
-config = pytest.importorskip("mergekit.config")
-merge = pytest.importorskip("mergekit.merge")
-options = pytest.importorskip("mergekit.options")
+pytest.importorskip("mergekit")
 
 DTYPES = [torch.float32, torch.bfloat16]
-FILTERS = {"llama": "mlp", "qwen2": "attn", "gpt2": "mlp", "mixtral": "attn", "bert": "attention"}
-Recipe = dict[str, Any]
 
 
 def with_base(method: str, **parameters: Any) -> Recipe:
@@ -136,7 +131,6 @@ CASES: dict[str, Recipe] = {
 }
 # Half types: the peer rounds what these compute with - angles, weights, means - to 8 bits; ours stay exact.
 EXACT_ONLY = ("nuslerp", "multislerp", "karcher", "model_stock", "sce", "ram", "ramplus_tl")
-SPHERICAL = ("nuslerp", "multislerp", "karcher")
 # settings that differ from layer to layer, where no ties are cut: not in half types, where ties are everywhere
 GRADIENTS: dict[str, Recipe] = {
     "ties": {
@@ -158,31 +152,6 @@ PER_TENSOR = (
 )
 
 
-def fitted(recipe: Recipe, architecture: str, family: Family) -> Recipe:
-    """The recipe for one architecture and the family's folders."""
-    text = json.dumps(recipe).replace("FILTER", FILTERS[architecture])
-    for label in ("base", "a", "b", "c"):
-        folder = str(getattr(family, label))
-        text = text.replace(f'"model": "{label}"', f'"model": "{folder}"')
-        text = text.replace(f'"base_model": "{label}"', f'"base_model": "{folder}"')
-    found: Recipe = json.loads(text)
-    return found
-
-
-def run_peer(recipe: Recipe, out: Path) -> None:
-    merge.run_merge(
-        config.MergeConfiguration.model_validate(recipe),
-        str(out),
-        options.MergeOptions(write_model_card=False, copy_tokenizer=False, quiet=True),
-    )
-
-
-def run_ours(recipe: Recipe, out: Path) -> None:
-    path = out.with_suffix(".yml")
-    path.write_text(json.dumps({**recipe, "compat": "mergekit"}))
-    mergec.compile(path, workers=1).run(out)
-
-
 def both(
     recipe: Recipe, architecture: str, dtype: torch.dtype, family: Callable[..., Family], folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Family]:
@@ -198,48 +167,6 @@ def both(
 def loaded(architecture: str, folder: Path) -> dict[str, Tensor]:
     """What transformers makes of a folder: one layout whatever lies on disk."""
     return dict(auto_class(architecture).from_pretrained(folder, dtype="auto").state_dict())
-
-
-def assert_same(
-    ours: Mapping[str, Tensor],
-    peer: Mapping[str, Tensor],
-    allowed: Mapping[str, Tensor],
-    unit: Callable[[Tensor], Tensor],
-) -> None:
-    """Equal names, shapes and dtypes; numbers within `unit` of the peer's, but for entries that are `allowed`."""
-    assert ours.keys() == peer.keys()
-    wrong = {}
-    for name, expected in peer.items():
-        found = ours[name]
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
-        off = (found.double() - expected.double()).abs() > unit(expected)
-        if name in allowed:
-            off &= ~allowed[name]
-        if off.any():
-            wrong[name] = (int(off.sum()), found[off][:4].tolist(), expected[off][:4].tolist())
-    assert not wrong
-
-
-def spacing(values: Tensor) -> Tensor:
-    """The distance from each value to the next one of its dtype, towards infinity, in float64."""
-    magnitude = values.abs()
-    above = torch.nextafter(magnitude, torch.full_like(magnitude, float("inf")))
-    return above.double() - magnitude.double()
-
-
-def tolerance(recipe: Recipe) -> Callable[[Tensor], Tensor]:
-    """None for copies, 1e-5 for float32, two values to either side for half types."""
-    copies = recipe["merge_method"] == "passthrough" and "parameters" not in recipe["models"][0]
-    slack = 1e-7 if recipe["merge_method"] in SPHERICAL else 0.0  # the peer's norms and angles are float32
-
-    def unit(expected: Tensor) -> Tensor:
-        if copies:
-            return torch.zeros_like(expected, dtype=torch.float64)
-        if expected.dtype == torch.float32:
-            return 1e-5 * expected.abs().double() + 1e-8 + slack
-        return 2 * spacing(expected) + slack
-
-    return unit
 
 
 def tied_at_a_cut(recipe: Recipe, family: Family) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ def read(text: str) -> tuple[Bound | None, list[Problem]]:
     recipe, problems = read_recipe(parse(text, "r.yml"))
     assert problems == []
     assert recipe is not None
-    return bind(recipe)
+    made, problems = bind(recipe)
+    return (made[0] if made else None), problems
 
 
 def bound(text: str) -> Bound:

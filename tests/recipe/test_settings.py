@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recipes_fixtures import CONFIG, SHAPES, write_model
 
 from mergec.compiler.compile import analyse
-from mergec.compiler.lower import resolve_tensor
+from mergec.compiler.resolved import resolve_all
 from mergec.errors import Place
 from mergec.ops.registry import methods
 from mergec.recipe.document import parse
@@ -39,12 +39,7 @@ def resolve(tmp_path: Path) -> Resolve:
         for model in ("base", "a", "b"):
             write_model(tmp_path / model, shapes=shapes, config={**CONFIG, "num_hidden_layers": layers})
         analysis = analyse(parse(textwrap.dedent(recipe), str(tmp_path / "r.yml")))
-        inventory = analysis.inventory
-        found = {}
-        for name, row in inventory.rows.items():
-            place = inventory.layers.get(name)
-            found[name] = resolve_tensor(analysis.bound, name, row, place.t if place else 0.0).plain()
-        return found
+        return {name: values.plain() for name, values in resolve_all(analysis).items()}
 
     return run
 
@@ -216,7 +211,7 @@ def test_where_a_value_comes_from_is_kept(tmp_path: Path) -> None:
     for model in ("base", "a", "b"):
         write_model(tmp_path / model)
     analysis = analyse(parse(ties("weight: [1, 2]", own="weight: {filter: mlp, value: 3}"), str(tmp_path / "r.yml")))
-    values = resolve_tensor(analysis.bound, layer(0), analysis.inventory.rows[layer(0)], 0.0).resolved
+    values = resolve_all(analysis)[layer(0)].resolved
     weights, factor = values["weight"], values["lambda"]
     assert isinstance(weights, tuple)
     assert isinstance(factor, Resolved)

@@ -1,0 +1,168 @@
+"""Assemble: from which layers of which models each slice, and each module, of the result is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TypeAlias
+
+from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, line_up, line_up_tables, table_of
+from mergec.compiler.modules import modules_of
+from mergec.compiler.names import Layer, fold, is_behind, layer_counts_of, layers_of, natural
+from mergec.errors import Place, Problem, count
+from mergec.io.tensors import TensorRef
+from mergec.recipe.bind import Bound, Input
+
+Table: TypeAlias = Mapping[str, TensorRef]
+
+
+def assemble(bounds: Sequence[Bound], models: Mapping[str, Model]) -> tuple[list[Inventory], list[Problem]]:
+    """An inventory for each bound: its output tensors with what they are merged from, or all that does not fit."""
+    if len(bounds) == 1 and bounds[0].place is None and not bounds[0].module:
+        inventory, problems = line_up([models[one.reference] for one in bounds[0].inputs])
+        return [inventory], problems
+    used = {one.reference: models[one.reference] for bound in bounds for one in bound.inputs}
+    head = head_of(used.values())
+    tables = {reference: table_of(model, head) for reference, model in used.items()}
+    by_module, problems = _by_module(bounds, tables)
+    made: list[Inventory] = []
+    for module, group in groupby(bounds, key=lambda bound: bound.module):
+        part = {reference: by_module[reference].get(module, {}) for reference in tables}
+        stack = _Stack(list(group), models, part)
+        made += stack.inventories()
+        problems += stack.problems
+    mixed = head is not None and any(model.is_tied for model in used.values())
+    unused = tuple(_unused(tables, made)) if not problems else ()
+    return [replace(one, is_untied=mixed, dropped=unused if n == 0 else ()) for n, one in enumerate(made)], problems
+
+
+def _by_module(
+    bounds: Sequence[Bound], tables: Mapping[str, Table]
+) -> tuple[dict[str, dict[str, dict[str, TensorRef]]], list[Problem]]:
+    """Each model's tensors by module; all are of the module "" where the recipe names none."""
+    listed = {bound.module: _module_place(bound) for bound in bounds}
+    if set(listed) == {""}:
+        return {reference: {"": dict(table)} for reference, table in tables.items()}, []
+    names = sorted({name for table in tables.values() for name in table}, key=natural)
+    module, problems = modules_of(names, listed)
+    split: dict[str, dict[str, dict[str, TensorRef]]] = {}
+    for reference, table in tables.items():
+        split[reference] = {one: {} for one in listed}
+        for name, ref in table.items():
+            if name in module:
+                split[reference][module[name]][name] = ref
+    return split, problems
+
+
+def _module_place(bound: Bound) -> Place:
+    return bound.recipe.document.key_place(("modules", bound.module))
+
+
+class _Stack:
+    """The bounds of one module: models merged whole, or slices that follow one another in one stack of layers."""
+
+    def __init__(self, bounds: list[Bound], models: Mapping[str, Model], tables: Mapping[str, Table]) -> None:
+        self.bounds, self.models, self.tables = bounds, models, tables
+        self.problems: list[Problem] = []
+        self.layers: dict[str, dict[str, Layer]] = {}
+
+    def inventories(self) -> list[Inventory]:
+        used = dict.fromkeys(one.reference for bound in self.bounds for one in bound.inputs)
+        for reference in used:
+            config = self.models[reference].checkpoint.config
+            self.layers[reference] = layers_of(self.tables[reference], layer_counts_of(config))
+        if self.bounds[0].place is None:
+            return [self._lined(self.bounds[0], [self.tables[one.reference] for one in self.bounds[0].inputs])]
+        for bound in self.bounds:
+            for one in bound.inputs:
+                self._check_range(one)
+        if self.problems or not all(map(_is_even, self.bounds)):  # which was said when they were bound
+            return []
+        first = self.bounds[0].inputs[0].reference
+        total = sum(map(_span, self.bounds))
+        stack, begin, made = self._stack(first), 0, []
+        for number, bound in enumerate(self.bounds):
+            ends = (number == 0, number == len(self.bounds) - 1)
+            tables = [self._slice(one, stack, begin, *ends) for one in bound.inputs]
+            within = range(begin, begin + _span(bound))
+            layers = {name: Layer(stack, index, total, within) for name, index in _numbered(tables, stack)}
+            made.append(replace(self._lined(bound, tables), layers=layers))
+            begin = within.stop
+        origins = tuple((bound.inputs[0].reference, layer) for bound in self.bounds for layer in _layers(bound))
+        made[0] = replace(made[0], stacked=(Stacked(stack, self._count(first), origins),))
+        return made
+
+    def _lined(self, bound: Bound, tables: Sequence[Table]) -> Inventory:
+        placed = [replace(self.models[one.reference], place=one.place) for one in bound.inputs]
+        inventory, problems = line_up_tables(placed, tables)
+        self.problems += problems
+        return inventory
+
+    def _check_range(self, one: Input) -> None:
+        """The layers of a source must be there, in the one stack that the slices are of."""
+        stacks = {layer.stack: layer.count for layer in self.layers[one.reference].values()}
+        if not stacks:
+            what = f"'{one.reference}' has no layers that could be told from the names of its tensors"
+            self.problems.append(Problem(one.place, "E114", what, "merge it whole, under 'models:'"))
+        elif len(stacks) > 1:
+            what = f"'{one.reference}' has layers in {' and in '.join(stacks)}"
+            hint = "say which under 'modules:', each module with models or slices of its own"
+            self.problems.append(Problem(one.place, "E114", what, hint))
+        elif one.layers is not None and one.layers.stop > (found := next(iter(stacks.values()))):
+            what = f"found layer_range [{one.layers.start}, {one.layers.stop}], and '{one.reference}' has "
+            what += f"{count(found, 'layer')}"
+            self.problems.append(Problem(one.place, "E115", what, f"expected an end of at most {found}"))
+
+    def _stack(self, reference: str) -> str:
+        return next(iter(self.layers[reference].values())).stack
+
+    def _count(self, reference: str) -> int:
+        return next(iter(self.layers[reference].values())).count
+
+    def _slice(self, one: Input, stack: str, begin: int, is_first: bool, is_last: bool) -> dict[str, TensorRef]:
+        """A source's tensors by output name: its layers from `begin` on, and at the ends what stands around them."""
+        layers = self.layers[one.reference]
+        table: dict[str, TensorRef] = {}
+        for name, ref in self.tables[one.reference].items():
+            layer = layers.get(name)
+            if layer is None:
+                if is_last if is_behind(name) else is_first:
+                    table[name] = ref
+            elif one.layers is not None and layer.index in one.layers:
+                rest = name[len(layer.stack) + len(str(layer.index)) + 1 :]
+                table[f"{stack}.{begin + layer.index - one.layers.start}{rest}"] = ref
+        return table
+
+
+def _is_even(bound: Bound) -> bool:
+    """Whether the sources of a slice have equally many layers."""
+    spans = {len(one.layers or ()) for one in bound.inputs}
+    return len(spans) == 1 and 0 not in spans
+
+
+def _span(bound: Bound) -> int:
+    return len(_layers(bound))
+
+
+def _layers(bound: Bound) -> range:
+    return bound.inputs[0].layers or range(0)
+
+
+def _numbered(tables: Iterable[Table], stack: str) -> Iterable[tuple[str, int]]:
+    """The names that lie in layers of the result, with the number of their layer."""
+    for name in {name for table in tables for name in table}:
+        if name.startswith(f"{stack}."):
+            number = name[len(stack) + 1 :].partition(".")[0]
+            if number.isdecimal():
+                yield name, int(number)
+
+
+def _unused(tables: Mapping[str, Table], made: Sequence[Inventory]) -> Iterable[str]:
+    """Which tensors of which models are in no slice, as notes."""
+    used = {ref for inventory in made for row in inventory.rows.values() for ref in row}
+    for reference, table in tables.items():
+        names = fold(sorted((name for name, ref in table.items() if ref not in used), key=natural))
+        if names:
+            more = f" and {count(len(names) - 3, 'more group')}" if len(names) > 3 else ""
+            yield f"{reference}: in no slice, so not used: {', '.join(names[:3])}{more}"
