@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import ITEM_BYTES, TensorRef
@@ -133,16 +133,36 @@ def walk(root: Node) -> list[Node]:
     return [found[index] for index in sorted(found)]
 
 
-def listing(root: Node) -> list[str]:
-    """The text of a root's graph, one node a line, numbered from %0."""
+class Line(NamedTuple):
+    """A node of a graph as people read it: its op, the numbers of its inputs, its attributes as text, its type."""
+
+    op: str
+    inputs: tuple[int, ...]
+    attrs: str
+    type: str
+
+
+def lines(root: Node) -> list[Line]:
+    """A root's graph, inputs first, numbered from 0."""
     order = walk(root)
     number = {node.index: position for position, node in enumerate(order)}
-    lines = []
-    for node in order:
-        words = [f"%{number[node.index]} = {node.op}", *(f"%{number[source.index]}" for source in node.inputs)]
-        words += [f"{name}={_attr_text(value)}" for name, value in node.attrs]
-        lines.append(f"{' '.join(words)} : {node.type}")
-    return lines
+    return [
+        Line(
+            node.op,
+            tuple(number[source.index] for source in node.inputs),
+            " ".join(f"{name}={_attr_text(value)}" for name, value in node.attrs),
+            str(node.type),
+        )
+        for node in order
+    ]
+
+
+def listing(root: Node) -> list[str]:
+    """The text of a root's graph, one node a line, numbered from %0."""
+    return [
+        " ".join(filter(None, [f"%{number} = {line.op}", *(f"%{i}" for i in line.inputs), line.attrs, ":", line.type]))
+        for number, line in enumerate(lines(root))
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mergec.cli.options import RECIPE, compile_options, plan_options, with_seed
+
+if TYPE_CHECKING:
+    from mergec.graph import Plan
 
 
 @click.command()
@@ -17,6 +20,8 @@ from mergec.cli.options import RECIPE, compile_options, plan_options, with_seed
 @click.option("--json", "as_json", is_flag=True, help="Print the whole plan as JSON; `mergec run` takes such a file.")
 @click.option("--dot", metavar="TENSOR", help="Print one tensor's graph for Graphviz.")
 @click.option("--mermaid", metavar="TENSOR", help="Print one tensor's graph for Mermaid.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the plan as a page to look at; - prints it.")
+@click.option("--force", is_flag=True, help="Let --html replace a file that is no page of mergec's.")
 def plan(
     recipe: Path,
     overrides: tuple[tuple[str, str], ...],
@@ -24,11 +29,15 @@ def plan(
     as_json: bool,
     dot: str | None,
     mermaid: str | None,
+    html: Path | None,
+    force: bool,
     **values: Any,
 ) -> None:
     """Show what running RECIPE would do. Reads headers, never weights."""
-    if sum(map(bool, (as_json, dot, mermaid))) > 1:
-        raise click.UsageError("--json, --dot and --mermaid exclude each other")
+    if sum(map(bool, (as_json, dot, mermaid, html))) > 1:
+        raise click.UsageError("--json, --dot, --mermaid and --html exclude each other")
+    if force and not html:
+        raise click.UsageError("--force goes with --html")
     from mergec.compiler import draw, text
     from mergec.compiler.compile import analyse, compile_analysis
     from mergec.compiler.lint import lint
@@ -37,15 +46,31 @@ def plan(
     all_overrides = with_seed(overrides, seed)
     analysis = analyse(read_document(recipe, all_overrides))
     made = compile_analysis(analysis, all_overrides, compile_options(values))
-    for warning in (*made.warnings, *lint(analysis)):
+    warnings = [*made.warnings, *map(str, lint(analysis))]
+    for warning in warnings:
         click.echo(warning, err=True)
-    if as_json:
+    if html:
+        from mergec.compiler.page import page_html
+
+        _show_page(html, page_html(analysis, made, warnings), made, force)
+    elif as_json:
         click.echo(made.to_json())
     elif dot or mermaid:
         root = made.root(made.kinds[text.find_output(made, dot or mermaid or "").kind])
         click.echo(draw.dot(root) if dot else draw.mermaid(root))
     else:
         click.echo(text.plan_text(made))
+
+
+def _show_page(out: Path, page: str, made: Plan, force: bool) -> None:
+    from mergec.errors import size_text
+    from mergec.io.page import write_page
+
+    if str(out) == "-":
+        click.echo(page, nl=False)
+        return
+    write_page(out, page, force=force, inputs=[made.recipe_path, *(file.path for file in made.files)])
+    click.echo(f"{out}: plan {made.hash()[:12]} as a page of {size_text(len(page))}")
 
 
 @click.command()

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole dotted component that is a number
 _PLAIN_NUMBER = re.compile(r"(?<![^.])(?:0|[1-9][0-9]*)(?![^.])")  # one that can be counted: 1, not 01
@@ -107,25 +107,45 @@ def is_behind(name: str) -> bool:
     return not is_embedding(name) and not any(part in words for part in ("emb", "wte", "wpe", "patch", "pos"))
 
 
+class Folded(NamedTuple):
+    """Names that differ in numbers alone: the text around the numbers, and for each of them runs from first to last."""
+
+    between: tuple[str, ...]
+    runs: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def first(self) -> str:
+        """The first of the names."""
+        firsts = [*(str(runs[0][0]) for runs in self.runs), ""]
+        return "".join(part + number for part, number in zip(self.between, firsts, strict=True))
+
+    def __str__(self) -> str:
+        """`a.{0-2,5}.w`; a single number stands for itself."""
+        return "".join(part + text for part, text in zip(self.between, [*map(_runs_text, self.runs), ""], strict=True))
+
+
 def fold(names: Iterable[str]) -> list[str]:
     """Names written short, exactly: `model.layers.{0-31}.mlp.up_proj.weight`.
 
     >>> fold(["a.0.w", "a.1.w", "a.2.w", "b"])
     ['a.{0-2}.w', 'b']
     """
+    return list(map(str, folded(names)))
+
+
+def folded(names: Iterable[str]) -> list[Folded]:
+    """The same before it is text, for those who unfold it again."""
     templates: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
     for name in names:
         between = tuple(_PLAIN_NUMBER.split(name))
         templates.setdefault(between, set()).add(tuple(int(number) for number in _PLAIN_NUMBER.findall(name)))
     return [
-        "".join(part + number for part, number in zip(between, [*box, ""], strict=True))
-        for between, numbers in templates.items()
-        for box in _boxes(numbers)
+        Folded(between, tuple(map(_runs, box))) for between, numbers in templates.items() for box in _boxes(numbers)
     ]
 
 
-def _boxes(numbers: set[tuple[int, ...]]) -> list[list[str]]:
-    """Tuples of numbers as products of runs: {(0, 1), (0, 2), (1, 1), (1, 2)} is [["{0-1}", "{1-2}"]]."""
+def _boxes(numbers: set[tuple[int, ...]]) -> list[list[list[int]]]:
+    """Tuples of numbers as products of lists: {(0, 1), (0, 2), (1, 1), (1, 2)} is [[[0, 1], [1, 2]]]."""
     if numbers == {()}:
         return [[]]
     rests: dict[int, set[tuple[int, ...]]] = {}
@@ -134,17 +154,20 @@ def _boxes(numbers: set[tuple[int, ...]]) -> list[list[str]]:
     heads: dict[frozenset[tuple[int, ...]], list[int]] = {}
     for first, tails in rests.items():
         heads.setdefault(frozenset(tails), []).append(first)
-    return [[_runs(firsts), *box] for tails, firsts in heads.items() for box in _boxes(set(tails))]
+    return [[firsts, *box] for tails, firsts in heads.items() for box in _boxes(set(tails))]
 
 
-def _runs(numbers: list[int]) -> str:
-    """Numbers as runs: [0, 1, 2, 5] is {0-2,5}; a single number stands for itself."""
-    if len(numbers) == 1:
-        return str(numbers[0])
-    runs: list[list[int]] = []
+def _runs(numbers: list[int]) -> tuple[tuple[int, int], ...]:
+    """Sorted numbers as runs: [0, 1, 2, 5] is ((0, 2), (5, 5))."""
+    runs: list[tuple[int, int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+            runs[-1] = (runs[-1][0], number)
         else:
-            runs.append([number, number])
-    return "{" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) + "}"
+            runs.append((number, number))
+    return tuple(runs)
+
+
+def _runs_text(runs: tuple[tuple[int, int], ...]) -> str:
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    return texts[0] if runs == ((runs[0][0], runs[0][0]),) else "{" + ",".join(texts) + "}"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mergec.compiler.compile import Analysis, Part
 from mergec.compiler.lower import scopes_of
 from mergec.compiler.resolved import position, resolve_all
-from mergec.compiler.text import table
+from mergec.compiler.text import table, value_text
 from mergec.errors import UsageError, did_you_mean
 from mergec.recipe.bind import Input
 from mergec.recipe.settings import Resolved
@@ -35,7 +35,7 @@ def tabulate(analysis: Analysis, pattern: str, parameters: Sequence[str]) -> Tab
     for name in parameters:
         if name not in known:
             raise UsageError("E202", f"{analysis.method.name} has no parameter '{name}'", did_you_mean(name, known))
-    chosen = parameters or [name for name in known if name in _written(analysis)] or list(known)
+    chosen = parameters or [name for name in known if name in written(analysis)] or list(known)
     values = {name: one for name, one in resolve_all(analysis).items() if fnmatchcase(name, pattern)}
     if not values:
         names = list(analysis.of_tensor)[:5000]
@@ -63,7 +63,8 @@ def _cells(found: Resolved | tuple[Resolved, ...], own: list[str], models: list[
     return [by_model[model].value if model in by_model else None for model in models]
 
 
-def _written(analysis: Analysis) -> set[str]:
+def written(analysis: Analysis) -> set[str]:
+    """The parameters that a recipe sets, for all models or for some."""
     scopes = [scope for part in analysis.parts for scope in scopes_of(part.bound)]
     return {name for scope in scopes for name in scope}
 
@@ -87,6 +88,4 @@ def table_json(found: Tabulated) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return "-" if value is None else value_text(value)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mergec.compiler.compile import Analysis
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import fold
 from mergec.compiler.schedule import evaluated_bytes, inside
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
-from mergec.graph import ModelUse, Node, Output, Plan, Statistic, listing
+from mergec.graph import Kind, ModelUse, Node, Output, Plan, Statistic, listing
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.recipe.expand import expansion_lines
 from mergec.recipe.settings import Resolved
@@ -18,18 +20,13 @@ from mergec.recipe.settings import Resolved
 
 def plan_text(plan: Plan) -> str:
     """The whole plan for a terminal; the same for the same plan."""
-    dense = [output for output in plan.outputs if not output.is_part]
-    parts = f", {count(len(plan.outputs) - len(dense), 'part')}" if len(dense) < len(plan.outputs) else ""
-    numel = f"{sum(output.numel for output in dense):,} parameters"
+    found = statistic_rows(plan)
     sections = [
         [f"plan {plan.hash()[:12]}  {plan.name}  {plan.method}"],
-        ["models", *table([(m.role, m.reference, origin_text(m), m.note) for m in plan.models])],
-        [
-            f"result: {count(len(dense), 'tensor')}, {numel}{parts}, {size_text(plan.written_bytes)}",
-            *table([(s.file, size_text(s.file_bytes), _shard_count(plan, n)) for n, s in enumerate(plan.shards)]),
-        ],
-        _statistics(plan),
-        ["work", *table(_work_rows(plan))],
+        ["models", *table(model_rows(plan))],
+        [f"result: {', '.join(result_facts(plan))}", *table(shard_rows(plan))],
+        ["statistics of the whole model, found first", *table(found)] if found else [],
+        ["work", *table(work_rows(plan))],
         _graphs(plan),
         [f"read {size_text(plan.read_bytes)}, write {size_text(plan.written_bytes)}", f"  {memory_text(plan)}"],
         ["notes", *(f"  {note}" for note in plan.notes)] if plan.notes else [],
@@ -37,22 +34,53 @@ def plan_text(plan: Plan) -> str:
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
+def result_facts(plan: Plan) -> list[str]:
+    """How much the result is: tensors, parameters, parts of an artifact if it has some, bytes."""
+    dense = [output for output in plan.outputs if not output.is_part]
+    parts = [count(len(plan.outputs) - len(dense), "part")] if len(dense) < len(plan.outputs) else []
+    numel = f"{sum(output.numel for output in dense):,} parameters"
+    return [count(len(dense), "tensor"), numel, *parts, size_text(plan.written_bytes)]
+
+
+def model_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
+    """One row per model: its role, how the recipe names it, where it lies, how it was found."""
+    return [(model.role, model.reference, origin_text(model), model.note) for model in plan.models]
+
+
+def shard_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    """One row per file of weights: its name, its size, how many tensors are in it."""
+    tensors = Counter(output.shard for output in plan.outputs)
+    return [(s.file, size_text(s.file_bytes), count(tensors[n], "tensor")) for n, s in enumerate(plan.shards)]
+
+
 def origin_text(model: ModelUse) -> str:
     """Where a model lies: an absolute path if the recipe gives one, else one from the current folder."""
     return model.origin if Path(model.reference).is_absolute() else path_text(model.origin)
 
 
+def peak_text(plan: Plan) -> str:
+    """The promise: what the run allocates at most, beyond the runtime's own."""
+    return f"{plan.memory.peak_bytes / 2**20:,.0f} MiB"
+
+
 def memory_text(plan: Plan) -> str:
+    """The promise, and what it is made of."""
     memory = plan.memory
     limit = f" (limit {memory.limit_bytes / 2**20:,.0f} MiB)" if memory.limit_bytes else ""
     return (
-        f"at most {memory.peak_bytes / 2**20:,.0f} MiB beyond the runtime's own{limit}: "
+        f"at most {peak_text(plan)} beyond the runtime's own{limit}: "
         f"{count(memory.workers, 'worker')}, tiles of {memory.tile:,} entries"
     )
 
 
-def _shard_count(plan: Plan, number: int) -> str:
-    return count(sum(output.shard == number for output in plan.outputs), "tensor")
+def place_text(plan: Plan, output: Output) -> str:
+    """Where a tensor will lie: its file, and the bytes in it."""
+    return f"{plan.shards[output.shard].file}, bytes {output.begin:,} to {output.end:,}"
+
+
+def class_text(kind: Kind) -> str:
+    """How a tensor of a kind is made: its class, and how often its inputs are swept."""
+    return kind.kind_class if kind.kind_class == "copy" else f"{kind.kind_class}, {count(len(kind.passes), 'sweep')}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -63,7 +91,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _work_rows(plan: Plan) -> list[tuple[str, ...]]:
+def work_rows(plan: Plan) -> list[tuple[str, ...]]:
     """One row per class of work: how many tensors, how many bytes, how it is done."""
     how = {
         "copy": "bytes copied, not decoded",
@@ -90,7 +118,7 @@ def _largest(plan: Plan, outputs: Sequence[Output]) -> str:
     return f"at most {size_text(needed[worst])} of memory, for {worst.name}"
 
 
-def _statistics(plan: Plan) -> list[str]:
+def statistic_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
     """One row per statistic: what it is, over how many tensors, and the bytes that one sweep for it reads."""
     rows = []
     for one in plan.statistics:
@@ -99,7 +127,7 @@ def _statistics(plan: Plan) -> list[str]:
         refs = {ref for number in one.members for ref in _fed(plan, one, plan.outputs[number])}
         size = size_text(sum(ref.end - ref.begin for ref in refs))
         rows.append((one.name, what, f"over {count(len(one.members), 'tensor')}", f"{size} a sweep"))
-    return ["statistics of the whole model, found first", *table(rows)] if rows else []
+    return rows
 
 
 def _fed(plan: Plan, statistic: Statistic, output: Output) -> list[TensorRef]:
@@ -113,18 +141,24 @@ def _reductions(plan: Plan, statistic: Statistic, output: Output) -> list[Node]:
     return [plan.nodes[node].inputs[0] for kind, node in statistic.nodes if kind == output.kind]
 
 
+def members(plan: Plan) -> dict[int, list[Output]]:
+    """The tensors of each kind, the kind that makes most bytes first."""
+    found: dict[int, list[Output]] = {}
+    for output in plan.outputs:
+        found.setdefault(output.kind, []).append(output)
+    return dict(sorted(found.items(), key=lambda item: (-sum(o.end - o.begin for o in item[1]), item[0])))
+
+
 def _graphs(plan: Plan) -> list[str]:
     """The graph that makes most bytes, with the tensors that share it, and how many others there are."""
-    members: dict[int, list[Output]] = {}
-    for output in plan.outputs:
-        members.setdefault(output.kind, []).append(output)
-    if not members:
+    found = members(plan)
+    if not found:
         return []
-    largest = max(members, key=lambda kind: (sum(o.end - o.begin for o in members[kind]), -kind))
-    names = fold(output.name for output in members[largest])
+    largest, outputs = next(iter(found.items()))
+    names = fold(output.name for output in outputs)
     more = f" and {count(len(names) - 2, 'more group')}" if len(names) > 2 else ""
-    which = "" if len(members) == 1 else ", the one that makes most bytes"
-    lines = [f"{count(len(members), 'graph')}{which}: {', '.join(names[:2])}{more}"]
+    which = "" if len(found) == 1 else ", the one that makes most bytes"
+    lines = [f"{count(len(found), 'graph')}{which}: {', '.join(names[:2])}{more}"]
     return lines + [f"  {line}" for line in listing(plan.root(plan.kinds[largest]))]
 
 
@@ -142,7 +176,7 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
     """One tensor: where it will lie, its formula, its inputs, every setting with the line it comes from, its graph."""
     output = find_output(plan, name)
     bound, inventory = analysis.of_tensor[output.tensor]
-    kind, shard = plan.kinds[output.kind], plan.shards[output.shard]
+    kind = plan.kinds[output.kind]
     row, layer = inventory.rows[output.tensor], inventory.layers.get(output.tensor)
     where = (
         f"layer {layer.index} of {layer.count} in {layer.stack}, t = {layer.t:.4g}"
@@ -154,14 +188,11 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
         *table(
             [
                 ("output", f"{output.dtype} {list(output.shape)}, {size_text(output.end - output.begin)}"),
-                ("place", f"{shard.file}, bytes {output.begin:,} to {output.end:,}"),
+                ("place", place_text(plan, output)),
                 ("layer", where),
                 ("method", f"{plan.method}: {bound.method.summary}"),
-                ("formula", _formula(bound.method.doc)),
-                (
-                    "class",
-                    f"{kind.kind_class}, {count(len(kind.passes), 'sweep')}" if kind.kind_class != "copy" else "copy",
-                ),
+                ("formula", formula(bound.method.doc)),
+                ("class", class_text(kind)),
             ]
         ),
         "",
@@ -176,7 +207,8 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
     return "\n".join([*lines, "", "graph", *(f"  {line}" for line in listing(plan.root(kind)))])
 
 
-def _formula(doc: str) -> str:
+def formula(doc: str) -> str:
+    """The line of a method's docstring that says what it computes."""
     return next((line.strip() for line in doc.splitlines() if line.strip().startswith("result = ")), "")
 
 
@@ -215,8 +247,15 @@ def _setting_rows(analysis: Analysis, name: str, t: float) -> list[tuple[str, st
     return rows
 
 
+def value_text(value: Any) -> str:
+    """A setting's value for people: numbers to six digits, truth in YAML's words."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 def _provenance(found: Resolved, t: float) -> tuple[str, str]:
-    value = f"{found.value:.6g}" if isinstance(found.value, float) else str(found.value).lower()
+    value = value_text(found.value)
     if found.choice is None:
         return value, "default of the method"
     how = f", gradient {list(found.choice.knots)} at t = {t:.4g}" if found.choice.is_gradient else ""
