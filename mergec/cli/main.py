@@ -25,6 +25,7 @@ _COMMANDS = {
     "status": ("locks", "say whether recipe, inputs and output are what the lock says"),
     "verify": ("locks", "check every byte of a merge against its lock"),
     "methods": ("recipes", "list the merge methods, or explain one"),
+    "fmt": ("texts", "lay out recipes in the one canonical way, comments kept"),
     "schema": ("recipes", "print the JSON Schema of the recipe language"),
     "inspect": ("plans", "show what a checkpoint's headers say"),
 }

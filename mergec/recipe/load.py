@@ -32,23 +32,30 @@ _TYPE_WORDS = {
 
 def read_document(path: FilePath, overrides: Sequence[tuple[str, str]] = ()) -> Document:
     """Parse a recipe file and apply `--set` overrides, given as (dotted path, YAML text)."""
-    return with_overrides(parse(_text(path), str(path)), overrides)
+    return with_overrides(parse(decoded(read_bytes(path), str(path)), str(path)), overrides)
 
 
-def _text(path: FilePath) -> str:
+def read_bytes(path: FilePath) -> bytes:
+    """A recipe file's bytes. Raises RecipeError: E008 where it cannot be read, E009 where it is too large."""
     start = Place(str(path), 1, 1)
     try:
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise too_large(str(path))
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes()
     except FileNotFoundError:
         raise RecipeError([Problem(start, "E008", "no such file", _near_files(path.parent, path.name))]) from None
     except OSError as error:
         what = f"cannot read the recipe: {error.strerror or error}"
         raise RecipeError([Problem(start, "E008", what, _near_files(path, "") if path.is_dir() else "")]) from None
+
+
+def decoded(data: bytes, file: str) -> str:
+    """Bytes as text. Raises RecipeError (E008) where they are not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = error.object[: error.start].decode()
-        place = Place(str(path), before.count("\n") + 1, len(before) - before.rfind("\n"))
+        place = Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         what = "cannot read the recipe: not UTF-8 text"
         raise RecipeError([Problem(place, "E008", what, "save it as UTF-8")]) from None
 

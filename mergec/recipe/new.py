@@ -9,6 +9,7 @@ from mergec.errors import count
 from mergec.ops.registry import Method, Parameter, find_method
 from mergec.ops.step import steps as known_steps
 from mergec.recipe.expand import expansion_lines
+from mergec.recipe.format import format_text
 from mergec.recipe.settings import expectation
 from mergec.recipe.steps import PIPELINE, SUMMARY
 
@@ -66,7 +67,7 @@ def _pipeline_text() -> str:
     named, steps = recipe_text("ties"), expansion_lines(find_method("ties"), {})
     lines = [line for line in named.splitlines() if not line.startswith(("#", "merge_method", "  ", "parameters"))]
     tail = "\n".join(line for line in lines if not line.startswith(("models", "base_model")))
-    return "\n".join([f"{_PIPELINE_HEAD}{steps[1]}", *steps[2:], tail]) + "\n"
+    return format_text("\n".join([f"{_PIPELINE_HEAD}{steps[1]}", *steps[2:], tail]), "pipeline.yml")
 
 
 def _entry(parameter: Parameter) -> str:
