@@ -27,7 +27,6 @@ _SIMPLE = (
     "method",
     "recipe_text",
     "slots",
-    "identity",
     "notes",
     "warnings",
     "allow_nonfinite",
@@ -181,7 +180,7 @@ class Kind:
     tensor of `shape`, which is the root's unless the root is a part: all but the last end in reductions, the last
     yields the root. `surveys` are, for each round of the plan's statistics, the passes that feed them (none where a
     kind has no part in a round). `tile_bytes` is the peak of live values per entry of a tile; `row` is the number of
-    entries that must stay together (1 where any split will do).
+    entries that must stay together (1 where any split will do). `identity` stands for the methods in keys.
     """
 
     root: int
@@ -192,6 +191,7 @@ class Kind:
     row: int
     shape: tuple[int, ...]
     surveys: tuple[tuple[tuple[Step, ...], ...], ...] = ()
+    identity: str = ""
 
     @property
     def entries(self) -> int:
@@ -288,7 +288,7 @@ class Plan:
     """Everything a run needs, decided before a weight is read; comparable and serialisable.
 
     `slots` are the slot ids of the inputs, by the slot number of load nodes. `notes` are the rules by which tensors or
-    inputs were left out; `warnings` are printed problems. `identity` stands for the method in keys, with its version.
+    inputs were left out; `warnings` are printed problems.
     """
 
     name: str
@@ -309,7 +309,6 @@ class Plan:
     overrides: tuple[tuple[str, str], ...] = ()
     statistics: tuple[Statistic, ...] = ()
     slots: tuple[str, ...] = ()
-    identity: str = ""
 
     @property
     def read_bytes(self) -> int:
@@ -349,7 +348,7 @@ class Plan:
     def keys(self, content: Identify | None = None) -> dict[str, str]:
         """A digest per output tensor, by name, of everything its bytes depend on: equal keys, equal bytes.
 
-        A key is of the graph, of the method's identity (unless bytes are only copied), of the tensor's own name
+        A key is of the graph, of its methods' identity (unless bytes are only copied), of the tensor's own name
         where random numbers are drawn, of each source's dtype and shape with what `content` says of it, given its
         slot id and address, and of all that feeds the statistics it needs. By default `content` is slot id and tensor
         name, known from headers alone: the *plan key*. With a digest of each source's bytes instead it is the *action
@@ -432,7 +431,6 @@ class Plan:
             method=document["method"],
             recipe_text=document["recipe_text"],
             slots=tuple(document["slots"]),
-            identity=document["identity"],
             models=tuple(ModelUse(**model) for model in document["models"]),
             files=files,
             nodes=tuple(_nodes_from_json(document["nodes"])),
@@ -471,7 +469,7 @@ def _kind_text(plan: Plan, kind: Kind) -> tuple[str, bool]:
     """
     order = walk(plan.root(kind))
     is_random = any(name == "stream" for node in order for name, _ in node.attrs)
-    return "\n".join([*graph_text(plan, kind), str(kind.shape), "" if len(order) == 1 else plan.identity]), is_random
+    return "\n".join([*graph_text(plan, kind), str(kind.shape), "" if len(order) == 1 else kind.identity]), is_random
 
 
 def graph_text(plan: Plan, kind: Kind) -> tuple[str, ...]:

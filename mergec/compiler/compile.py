@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from mergec.compiler.assemble import assemble
-from mergec.compiler.inventory import Inventory, Model, line_up, model_uses, open_models
+from mergec.compiler.inventory import Inventory, Model, is_staged, line_up, model_uses, open_models
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.names import Layer, fold
 from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, lay_out, make_kind, promise_memory
 from mergec.compiler.sidefiles import artifact_files, side_files
+from mergec.compiler.stages import stage_model
 from mergec.compiler.statistics import feeds, rounds, statistics
 from mergec.errors import InputError, Place, Problem, RecipeError, count
 from mergec.graph import Graph, Plan, SourceFile, walk
@@ -50,6 +51,9 @@ class Analysis:
 
     parts: tuple[Part, ...]
     models: Mapping[str, Model]
+    stages: Mapping[str, Analysis] = field(default_factory=dict)
+    """The stages whose results are among the models, by name, each after those that it needs itself."""
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -58,10 +62,6 @@ class Analysis:
     @property
     def method(self) -> Method:
         return self.parts[0].bound.method
-
-    @property
-    def warnings(self) -> tuple[Problem, ...]:
-        return self.parts[0].bound.warnings
 
     @cached_property
     def of_tensor(self) -> Mapping[str, Part]:
@@ -87,7 +87,7 @@ def compile_document(
 
 def compile_analysis(analysis: Analysis, overrides: Sequence[tuple[str, str]], options: Options) -> Plan:
     """Lower and lay out a recipe that has been analysed."""
-    slots, lowered, graph, problems = lower(analysis.parts)
+    slots, lowered, graph, problems = lower(analysis.parts, {n: one.parts for n, one in analysis.stages.items()})
     if problems:
         raise RecipeError([*problems, *analysis.warnings])
     text = _with_overrides(analysis.recipe.document.text, overrides)
@@ -96,19 +96,78 @@ def compile_analysis(analysis: Analysis, overrides: Sequence[tuple[str, str]], o
 
 
 def analyse(document: Document) -> Analysis:
-    """Check a recipe and open its models; every problem of both is raised together."""
-    recipe, problems = read_recipe(document)
-    if recipe is None:
-        raise RecipeError(problems)
-    bounds, found = bind(recipe)
-    problems += found
-    models, found = open_models(_references(recipe), Path(document.file).parent)
-    problems += found
-    inventories, found = _assembled(recipe, bounds, models)
-    problems += found
-    if not bounds or not inventories or problems:
-        raise RecipeError([*problems, *(bounds[0].warnings if bounds else ())])
-    return Analysis(tuple(map(Part, bounds, inventories)), models)
+    """Check a recipe and open its models; every problem of both, and of its stages, is raised together."""
+    reader = _Reader({one.value["name"]: one for one in document.stages})
+    analysis = reader.analysis(document)
+    if analysis is None or any(problem.is_error for problem in reader.problems):
+        raise RecipeError(reader.problems)
+    unused = [one for name, one in reader.documents.items() if name not in reader.known]
+    warnings = (*(problem for problem in reader.problems if not problem.is_error), *map(_unused_stage, unused))
+    return replace(analysis, warnings=warnings)
+
+
+class _Reader:
+    """Analyses documents, each after the stages it refers to, and gathers what is wrong with any."""
+
+    def __init__(self, documents: Mapping[str, Document]) -> None:
+        self.documents = documents
+        self.known: dict[str, Analysis | None] = {}
+        self.problems: list[Problem] = []
+        self._models: dict[str, Model] = {}
+        self._open: list[str] = []
+
+    def analysis(self, document: Document) -> Analysis | None:
+        recipe, problems = read_recipe(document)
+        self.problems += problems
+        if recipe is None:
+            return None
+        bounds, found = bind(recipe)
+        self.problems += [*found, *(bounds[0].warnings if bounds else ())]
+        references = _references(recipe)
+        stages = {name: self._stage(name, place) for name, place in references.items() if name in self.documents}
+        outside = {name: place for name, place in references.items() if name not in stages}
+        opened, problems = open_models(outside, Path(document.file).parent, self._models)
+        self.problems += problems
+        self._models |= opened
+        made = {name: stage_model(name, references[name], one) for name, one in stages.items() if one}
+        inventories, problems = _assembled(recipe, bounds, opened | made)
+        self.problems += problems
+        if not inventories or problems:
+            return None
+        needed: dict[str, Analysis] = {}
+        for name, stage in stages.items():
+            if stage is not None:
+                needed |= {**stage.stages, name: stage}
+        return Analysis(tuple(map(Part, bounds, inventories)), opened | made, needed)
+
+    def _stage(self, name: str, place: Place) -> Analysis | None:
+        """A stage that a recipe refers to, analysed once."""
+        if name in self._open:
+            circle = " -> ".join([*self._open[self._open.index(name) :], name])
+            what, hint = f"stages need each other's results: {circle}", "a model that is called so needs another name"
+            self.problems.append(Problem(place, "E120", what, hint))
+            return None
+        if name not in self.known:
+            self._open.append(name)
+            self.known[name] = self.analysis(self.documents[name])
+            self._open.pop()
+            made = self.known[name]
+            if made and made.method.makes_artifact:
+                what = f"{made.method.name} makes an artifact, and a stage must make one dense model"
+                where = made.recipe.document.place(("merge_method",))
+                self.problems.append(Problem(where, "E121", what, "run it by itself and materialize its tasks"))
+        return self.known[name]
+
+
+def _unused_stage(document: Document) -> Problem:
+    name = document.value["name"]
+    hint = "name it as a model of another recipe of this file, or remove it"
+    return Problem(document.place(("name",)), "W120", f"nothing needs the stage '{name}', so it is not made", hint)
+
+
+def all_models(analysis: Analysis) -> dict[str, Model]:
+    """The models of a recipe and of its stages, by reference."""
+    return {name: model for one in (*analysis.stages.values(), analysis) for name, model in one.models.items()}
 
 
 def _references(recipe: Recipe) -> dict[str, Place]:
@@ -152,7 +211,13 @@ def plan_of(
     if fed:
         _refuse_other_models(analysis, next(iter(fed)))
     turns = rounds(fed)
-    kinds = [make_kind(root, graph.nodes, turns) for root in roots.values()]
+    made_by: dict[int, set[str]] = {}
+    for one in lowered:
+        made_by.setdefault(one.root.index, set()).update(one.identity)
+    kinds = [
+        replace(make_kind(root, graph.nodes, turns), identity="+".join(sorted(made_by[index])))
+        for index, root in roots.items()
+    ]
     numbers = {index: number for number, index in enumerate(roots)}
     outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes)
     try:
@@ -167,8 +232,7 @@ def plan_of(
         method=f"{recipe.merge_method} (version {method.version})",
         recipe_text=recipe_text,
         slots=tuple(slots),
-        identity=method.identity,
-        models=model_uses(analysis.models, _roles(analysis)),
+        models=model_uses(all_models(analysis), _roles(analysis)),
         files=_source_files(analysis, lowered),
         nodes=tuple(graph.nodes),
         kinds=tuple(kinds),
@@ -206,7 +270,7 @@ def plan_name(recipe: Recipe) -> str:
 
 
 def _roles(analysis: Analysis) -> dict[str, str]:
-    """What each model is to the merge: where it is listed first, or the base."""
+    """What each model is to the merge: where it is listed first, or the base; those of stages after the others."""
     recipe, inputs = analysis.recipe, [one for part in analysis.parts for one in part.bound.inputs]
     roles = {one.reference: one.label for one in reversed(inputs)} | {
         one.reference: one.label for one in inputs if one.is_base
@@ -214,12 +278,14 @@ def _roles(analysis: Analysis) -> dict[str, str]:
     named = {name: roles.get(name, "donor of config and tokenizer") for name in recipe.references}
     if recipe.base_model and analysis.method.base != "input":
         named[recipe.base_model] = "base_model"
-    return named
+    for stage, one in analysis.stages.items():
+        named = {name: f"{stage}: {role}" for name, role in _roles(replace(one, stages={})).items()} | named
+    return {name: named[name] for name in sorted(named, key=lambda name: name not in recipe.references)}
 
 
 def _source_files(analysis: Analysis, lowered: list[Lowered]) -> tuple[SourceFile, ...]:
     used = {ref.file for one in lowered for ref in one.sources}
-    files = [file for model in analysis.models.values() for file in model.checkpoint.files if file.path in used]
+    files = [file for model in all_models(analysis).values() for file in model.checkpoint.files if file.path in used]
     return tuple({file.path: SourceFile(**asdict(file)) for file in files}.values())
 
 
@@ -234,7 +300,7 @@ def _unread(analysis: Analysis, lowered: list[Lowered]) -> list[str]:
             continue
         bound, inventory = analysis.of_tensor[one.name]
         for model, ref in zip(bound.inputs, inventory.rows[one.name], strict=True):
-            if ref not in read[one.name]:
+            if ref not in read[one.name] and not is_staged(ref):
                 unread.setdefault(model.reference, []).append(one.name)
     ordered = sorted(unread, key=[one.reference for part in analysis.parts for one in part.bound.inputs].index)
     return [f"{reference} is not needed for {_listed(unread[reference])}" for reference in ordered]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from mergec.compiler.names import (
     Layer,
@@ -23,6 +24,8 @@ from mergec.io import hub
 from mergec.io.checkpoint import Checkpoint, open_checkpoint
 from mergec.io.tensors import FLOATS, TensorRef
 
+STAGE = "stage:"
+"""What the file of a tensor is called that a stage of the recipe computes, before the stage's name."""
 _MOST_LISTED = 8
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
@@ -76,11 +79,24 @@ class Inventory:
     stacked: tuple[Stacked, ...] = ()
 
 
-def open_models(references: Mapping[str, Place], folder: Path) -> tuple[dict[str, Model], list[Problem]]:
-    """Open every model a recipe names; `folder` is the recipe's own, tried before the current one."""
+def is_staged(ref: TensorRef) -> bool:
+    """Whether a tensor is computed by a stage, and so lies in no file."""
+    return ref.file.startswith(STAGE)
+
+
+def open_models(
+    references: Mapping[str, Place], folder: Path, known: Mapping[str, Model] = MappingProxyType({})
+) -> tuple[dict[str, Model], list[Problem]]:
+    """Open every model a recipe names; `folder` is the recipe's own, tried before the current one.
+
+    Those in `known` are open already.
+    """
     models: dict[str, Model] = {}
     problems: list[Problem] = []
     for reference, place in references.items():
+        if reference in known:
+            models[reference] = replace(known[reference], place=place)
+            continue
         try:
             model = open_model(reference, folder, place)
             _refuse_quantised(reference, model.checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mergec.compiler.compile import Analysis
@@ -30,6 +31,7 @@ def lint(analysis: Analysis) -> list[Problem]:
         *_listed_base(analysis),
         *_ignored(analysis),
     ]
+    found += [problem for stage in analysis.stages.values() for problem in lint(replace(stage, stages={}))]
     distinct = {(problem.place, problem.code, problem.what): problem for problem in found}.values()
     return sorted(distinct, key=lambda problem: (problem.place, problem.code))
 

@@ -7,11 +7,12 @@ hundred graphs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
-from mergec.compiler.inventory import Inventory
+from mergec.compiler.inventory import STAGE, Inventory, is_staged
 from mergec.compiler.names import fold, is_head
 from mergec.compiler.passes import rewrite
 from mergec.errors import Place, Problem, count
@@ -23,6 +24,7 @@ from mergec.ops.basic import cast, diff, load
 from mergec.ops.parts import gate
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
 from mergec.recipe.bind import Bound, Input
+from mergec.recipe.schema import Recipe
 from mergec.recipe.settings import Choice, NoValueError, Resolved, Scope, resolve
 
 _MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
@@ -42,6 +44,8 @@ class Lowered:
     file: str = ""
     tensor: str = ""
     stored: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    identity: frozenset[str] = frozenset()
+    """What stands for the methods that made it in its key."""
 
     @property
     def entries(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -103,24 +107,39 @@ def _resolve(parameter: Parameter, scopes: list[Scope], t: float, input: Input |
         raise _UnsetError(parameter, input) from None
 
 
-def lower(parts: Iterable[tuple[Bound, Inventory]]) -> tuple[list[str], list[Lowered], Graph, list[Problem]]:
-    """The slot ids that loads are numbered by, the graphs of all output tensors, or every reason why some have none."""
+Parts: TypeAlias = Sequence[tuple[Bound, Inventory]]
+
+
+def lower(
+    parts: Parts, stages: Mapping[str, Parts] = MappingProxyType({})
+) -> tuple[list[str], list[Lowered], Graph, list[Problem]]:
+    """The slot ids that loads are numbered by, the graphs of all output tensors, or every reason why some have none.
+
+    `stages` are what some of the models are made of, each after those it needs; their graphs become parts of the
+    graphs of those who take them.
+    """
     shared = _Shared()
-    outputs = []
-    for bound, inventory in parts:
-        lowering = _Lowering(bound, frozenset(inventory.layers), shared)
-        for name, row in inventory.rows.items():
-            layer = inventory.layers.get(name)
-            outputs += lowering.tensor(name, row, layer.t if layer else 0.0)
+    for name, own in stages.items():
+        shared.staged[f"{STAGE}{name}"] = {one.name: one for one in _lower(own, shared, f"{name}/")}
+    outputs = list(_lower(parts, shared, ""))
     return list(shared.slots), outputs, shared.graph, shared.problems()
 
 
+def _lower(parts: Parts, shared: _Shared, prefix: str) -> Iterator[Lowered]:
+    for bound, inventory in parts:
+        lowering = _Lowering(bound, frozenset(inventory.layers), shared, prefix)
+        for name, row in inventory.rows.items():
+            layer = inventory.layers.get(name)
+            yield from lowering.tensor(name, row, layer.t if layer else 0.0)
+
+
 class _Shared:
-    """What the parts of a merge have in common: the graph, the numbers of the slots, and what was refused."""
+    """What the parts of a merge have in common: the graph, the slots' numbers, stages' tensors, what was refused."""
 
     def __init__(self) -> None:
         self.graph = Graph()
         self.slots: dict[str, int] = {}
+        self.staged: dict[str, dict[str, Lowered]] = {}
         self._found: dict[tuple[Place, str], tuple[Problem, list[str]]] = {}
 
     def number(self, slot: str) -> int:
@@ -136,7 +155,9 @@ class _Shared:
 
 
 class _Lowering:
-    def __init__(self, bound: Bound, routed: frozenset[str], shared: _Shared) -> None:
+    """Makes graphs of the tensors of one part; `prefix` tells the slots of a stage from those of others."""
+
+    def __init__(self, bound: Bound, routed: frozenset[str], shared: _Shared, prefix: str) -> None:
         self.bound = bound
         self._routed = routed
         self._shared = shared
@@ -144,30 +165,45 @@ class _Lowering:
         self._roots: dict[Any, tuple[_Root, ...]] = {}
         self._filters = sorted(filters_of(bound))
         recipe = bound.recipe
-        self._numbers = [shared.number(one.slot) for one in bound.inputs]
+        self._numbers = [shared.number(prefix + one.slot) for one in bound.inputs]
         slots = tuple(one.slot for one in bound.inputs if not one.is_base)
         self._draw = Draw(recipe.seed, bound.method.stream, slots)
         self._arithmetic = Arithmetic(mergekit=bound.is_mergekit)
 
     def tensor(self, name: str, row: Sequence[TensorRef], t: float) -> list[Lowered]:
         """What is made of one tensor: itself, and in an artifact the parts of each task."""
+        staged = [self._shared.staged[ref.file].get(ref.name) if is_staged(ref) else None for ref in row]
+        if any(is_staged(ref) and one is None for ref, one in zip(row, staged, strict=True)):
+            return []  # what is wrong with the stage was noted
         if row[0].dtype not in FLOATS:
-            root = self._copied(row[0])
-            return [Lowered(name, root, (row[0],))]
+            root = self._load(0, row[0], staged[0])
+            return [Lowered(name, root, staged[0].sources if staged[0] else (row[0],))]
         # whatever settings can depend on: tensors that agree in it share a graph, and nothing is resolved twice
         names = {name, *(ref.name for ref in row)}
         matches = tuple(one in each for one in self._filters for each in sorted(names))
-        key = (row[0].shape, tuple(ref.dtype for ref in row), t, matches)
+        dtypes = tuple(ref.dtype for ref in row)
+        key = (row[0].shape, dtypes, t, matches, *(one.root.index if one else None for one in staged))
         if key not in self._roots:
-            built = self._resolved(name, row, t)
+            built = self._resolved(name, row, staged, t)
             if built is None:
                 return []
             self._roots[key] = built
         # embeddings, heads and norms are not what a layer's input is routed by
         roots = [root for root in self._roots[key] if root.part != "gate" or name in self._routed]
-        return [_lowered(name, dict(zip(self._numbers, row, strict=True)), root, row[0].shape) for root in roots]
+        sources = self._sources(row, staged)
+        identity = frozenset({self.bound.method.identity}.union(*(one.identity for one in staged if one)))
+        return [replace(_lowered(name, sources, root, row[0].shape), identity=identity) for root in roots]
 
-    def _resolved(self, name: str, row: Sequence[TensorRef], t: float) -> tuple[_Root, ...] | None:
+    def _sources(self, row: Sequence[TensorRef], staged: Sequence[Lowered | None]) -> dict[int, TensorRef]:
+        """The tensors that are loaded, by the number of the slot; those of a stage's tensor in place of itself."""
+        sources: dict[int, TensorRef] = {}
+        for number, ref, one in zip(self._numbers, row, staged, strict=True):
+            sources |= dict(zip(slots_of(one.root), one.sources, strict=True)) if one else {number: ref}
+        return sources
+
+    def _resolved(
+        self, name: str, row: Sequence[TensorRef], staged: Sequence[Lowered | None], t: float
+    ) -> tuple[_Root, ...] | None:
         """The graphs of one tensor; None, and a note of the reason, where its settings do not allow one."""
         try:
             values = resolve_tensor(self.bound, name, row, t)
@@ -175,31 +211,30 @@ class _Lowering:
             self._shared.refuse(self._unset_problem(unset), name)
             return None
         try:
-            return self._build(row, values.plain())
+            return self._build(row, staged, values.plain())
         except ParameterError as error:
             place = self._place(error.parameter, values)
             self._shared.refuse(Problem(place, "E206", f"{error.what} (for {{}})", error.hint), name)
             return None
 
-    def _copied(self, ref: TensorRef) -> Node:
-        """Integers and booleans: those of the base, or of the first model."""
-        return load(self.graph, self._numbers[0], TensorType(ref.shape, ref.dtype, "weight"))
-
-    def _build(self, row: Sequence[TensorRef], values: Mapping[str, Any]) -> tuple[_Root, ...]:
+    def _build(
+        self, row: Sequence[TensorRef], staged: Sequence[Lowered | None], values: Mapping[str, Any]
+    ) -> tuple[_Root, ...]:
         recipe, method = self.bound.recipe, self.bound.method
-        stored = [ref.dtype for ref in row]
-        given = recipe.dtype or promoted(stored)
+        given = recipe.dtype or promoted([ref.dtype for ref in row])
         compute = (
             given
             if self.bound.is_mergekit
             else recipe.compute_dtype or ("float64" if given == "float64" else "float32")
         )
-        numbered = zip(self._numbers, row, strict=True)
-        loads = [self._load(number, ref, recipe.dtype, compute) for number, ref in numbered]
+        loads = []
+        for slot, (ref, one) in enumerate(zip(row, staged, strict=True)):
+            stored = self._load(slot, ref, one)
+            loads.append(cast(cast(stored, dtype=recipe.dtype or ref.dtype), dtype=compute))
         base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.is_base), None)
         models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if not one.is_base]
         merged = method(base, models, values, self._draw, self._arithmetic)
-        out = recipe.out_dtype or given
+        out = stored_dtype(recipe, row)
         if isinstance(merged, Node):
             return (self._root("", "", merged, out),)
         return tuple(self._artifact(merged, self._gates(base, models), out))
@@ -227,12 +262,13 @@ class _Lowering:
         if node.type.dtype in FLOATS and part not in ("scale", "ratio"):
             node = cast(node, dtype=dtype)
         root = rewrite(self._exact(node))
-        slots = tuple(sorted(one.attr("slot") for one in walk(root) if one.op == "load"))
-        return _Root(file, part, root, slots)
+        return _Root(file, part, root, slots_of(root))
 
-    def _load(self, slot: int, ref: TensorRef, dtype: str | None, compute: str) -> Node:
-        node = load(self.graph, slot, TensorType(ref.shape, ref.dtype, "weight"))
-        return cast(cast(node, dtype=dtype or ref.dtype), dtype=compute)
+    def _load(self, slot: int, ref: TensorRef, staged: Lowered | None) -> Node:
+        """A tensor as it is stored: integers as those of the base, or of the first model, are copied."""
+        return (
+            staged.root if staged else load(self.graph, self._numbers[slot], TensorType(ref.shape, ref.dtype, "weight"))
+        )
 
     def _exact(self, root: Node) -> Node:
         """Casts to a wider dtype and back again cancel out when nothing happens in between."""
@@ -283,6 +319,18 @@ def filters_of(bound: Bound) -> set[str]:
     """Every filter of the settings."""
     choices = (choice for scope in scopes_of(bound) for setting in scope.values() for choice in setting)
     return {choice.filter for choice in choices if choice.filter is not None}
+
+
+def slots_of(root: Node) -> tuple[int, ...]:
+    """The slots that a graph loads."""
+    return tuple(sorted(node.attr("slot") for node in walk(root) if node.op == "load"))
+
+
+def stored_dtype(recipe: Recipe, row: Sequence[TensorRef]) -> str:
+    """The dtype that a merged tensor is stored in; integers stay what they are."""
+    if row[0].dtype not in FLOATS:
+        return row[0].dtype
+    return recipe.out_dtype or recipe.dtype or promoted([ref.dtype for ref in row])
 
 
 def promoted(dtypes: Sequence[str]) -> str:

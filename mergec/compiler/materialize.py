@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from mergec.compiler.compile import Options
@@ -112,7 +112,7 @@ def _loaded(graph: Graph, slot: int, ref: TensorRef, space: Space, compute: str)
 
 def _plan(files: ArtifactFiles, task: str, lowered: list[Lowered], graph: Graph, options: Options) -> Plan:
     roots = {one.root.index: one.root for one in lowered}
-    kinds = [make_kind(root, graph.nodes) for root in roots.values()]
+    kinds = [replace(make_kind(root, graph.nodes), identity=files.manifest.rule) for root in roots.values()]
     numbers = {index: number for number, index in enumerate(roots)}
     outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes)
     recipe = files.folder / RECIPE_NAME
@@ -129,7 +129,6 @@ def _plan(files: ArtifactFiles, task: str, lowered: list[Lowered], graph: Graph,
         side_files=_side_files(files, task, outputs, shards),
         memory=promise_memory(kinds, outputs, options.workers, options.limit_bytes),
         allow_nonfinite=options.allow_nonfinite,
-        identity=files.manifest.rule,
     )
 
 

@@ -16,7 +16,7 @@ from mergec.graph import Output
 from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, Router, expert_file, router_file
 from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file, small_file_digest
 from mergec.io.layout import Shard, SideFile
-from mergec.io.tensors import FLOATS, ITEM_BYTES
+from mergec.io.tensors import FLOATS, ITEM_BYTES, TensorRef
 from mergec.ops.artifact import RULE
 from mergec.ops.registry import Method
 from mergec.recipe.bind import Bound
@@ -42,10 +42,9 @@ def side_files(
     tokenizer = models[source] if source and source != "base" else donor
     notes: list[str] = []
     files = [copied_file(name, path) for name, path in _copied(donor, tokenizer)]
-    if donor.checkpoint.config is not None:
-        config = _config(donor, any(one.is_untied for one in inventories), outputs, notes)
-        for stacked in (stacked for one in inventories for stacked in one.stacked):
-            notes += restack(config, stacked, {name: model.checkpoint.config or {} for name, model in models.items()})
+    config, changes = result_config(recipe, models, inventories, outputs)
+    notes += changes
+    if config is not None:
         files.append(written_file("config.json", json_text(config)))
     records = {RECIPE_NAME: recipe_text, "README.md": _card(recipe, method, recipe_text)}
     if len(shards) > 1:
@@ -58,6 +57,24 @@ def side_files(
         )
         notes.append(f"copied from {whence}: {', '.join(copied)}")
     return tuple(sorted(files, key=lambda file: file.name)), notes
+
+
+def result_config(
+    recipe: Recipe,
+    models: Mapping[str, Model],
+    inventories: Sequence[Inventory],
+    outputs: Sequence[Output | TensorRef],
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The donor's config as it is for the result, if it has one, and notes on what was changed."""
+    donor = models[recipe.references[0]]
+    if donor.checkpoint.config is None:
+        return None, []
+    notes: list[str] = []
+    config = _config(donor, any(one.is_untied for one in inventories), outputs, notes)
+    configs = {name: model.checkpoint.config or {} for name, model in models.items()}
+    for stacked in (stacked for one in inventories for stacked in one.stacked):
+        notes += restack(config, stacked, configs)
+    return config, notes
 
 
 def copied_file(name: str, path: str) -> SideFile:
@@ -92,7 +109,7 @@ def _copied(donor: Model, tokenizer: Model) -> Iterable[tuple[str, str]]:
                 yield name, path
 
 
-def _config(donor: Model, is_untied: bool, outputs: Sequence[Output], notes: list[str]) -> dict[str, Any]:
+def _config(donor: Model, is_untied: bool, outputs: Sequence[Output | TensorRef], notes: list[str]) -> dict[str, Any]:
     """The donor's config with the dtype, the tie and the quantisation of the result."""
     config = config_with_dtype(donor.checkpoint.config or {}, outputs)
     if is_untied:
@@ -109,7 +126,7 @@ def json_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def config_with_dtype(config: Mapping[str, Any], outputs: Sequence[Output]) -> dict[str, Any]:
+def config_with_dtype(config: Mapping[str, Any], outputs: Sequence[Output | TensorRef]) -> dict[str, Any]:
     """A config that names the dtype most of the result has."""
     changed: dict[str, Any] = copy.deepcopy(dict(config))
     dtype = _main_dtype(outputs)
@@ -128,7 +145,7 @@ def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [config, *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))]
 
 
-def _main_dtype(outputs: Sequence[Output]) -> str | None:
+def _main_dtype(outputs: Sequence[Output | TensorRef]) -> str | None:
     """The float dtype that most bytes of the result have."""
     sizes: Counter[str] = Counter()
     for output in outputs:

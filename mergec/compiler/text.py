@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergec.compiler.compile import Analysis
+from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import fold
 from mergec.compiler.schedule import evaluated_bytes, inside
@@ -200,11 +201,24 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
         *table([_input_row(analysis, output, slot) for slot in range(len(row))]),
     ]
     if row[0].dtype in FLOATS:
-        lines += ["", "settings", *table(_setting_rows(analysis, output.tensor, layer.t if layer else 0.0))]
+        lines += ["", "settings", *table(_setting_rows(analysis, output.tensor))]
+    for stage, tensor in _staged(analysis, output.tensor):
+        own = analysis.stages[stage]
+        lines += ["", f"stage {stage}: {own.method.name}, {tensor}", *table(_setting_rows(own, tensor))]
     pipeline = expansion_lines(bound.method, bound.recipe.parameters)
     if pipeline:
         lines += ["", "as a pipeline", *(f"  {line}" for line in pipeline)]
     return "\n".join([*lines, "", "graph", *(f"  {line}" for line in listing(plan.root(kind)))])
+
+
+def _staged(analysis: Analysis, name: str) -> dict[tuple[str, str], None]:
+    """The stages, with their tensors, that a tensor is made of, each before those that it needs itself."""
+    found: dict[tuple[str, str], None] = {}
+    for ref in analysis.of_tensor[name].inventory.rows[name]:
+        if is_staged(ref):
+            stage = ref.file.removeprefix(STAGE)
+            found |= {(stage, ref.name): None, **_staged(analysis.stages[stage], ref.name)}
+    return found
 
 
 def formula(doc: str) -> str:
@@ -215,6 +229,8 @@ def formula(doc: str) -> str:
 def _input_row(analysis: Analysis, output: Output, slot: int) -> tuple[str, ...]:
     bound, inventory = analysis.of_tensor[output.tensor]
     one, ref = bound.inputs[slot], inventory.rows[output.tensor][slot]
+    if is_staged(ref):
+        return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", "made by a stage of this recipe", ""
     read = "" if ref in output.sources else f"not read: {_why_unread(analysis, output.tensor, slot)}"
     return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", read
 
@@ -234,8 +250,10 @@ def _why_unread(analysis: Analysis, name: str, slot: int) -> str:
     return "the result does not depend on it"
 
 
-def _setting_rows(analysis: Analysis, name: str, t: float) -> list[tuple[str, str, str, str]]:
+def _setting_rows(analysis: Analysis, name: str) -> list[tuple[str, str, str, str]]:
     bound, inventory = analysis.of_tensor[name]
+    layer = inventory.layers.get(name)
+    t = layer.t if layer else 0.0
     values = resolve_tensor(bound, name, inventory.rows[name], t)
     models = [one for one in bound.inputs if not one.is_base]
     rows = []

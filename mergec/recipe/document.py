@@ -25,6 +25,8 @@ class Document:
     value: Mapping[str, Any]
     values: Mapping[Path, Place]
     keys: Mapping[Path, Place]
+    stages: tuple[Document, ...] = ()
+    """The file's other documents, each with a `name`, in the order of the file."""
 
     def place(self, path: Path) -> Place:
         """Where the value at a path stands; the nearest value around it if the path does not exist."""
@@ -40,6 +42,20 @@ class Document:
         """A copy with the value at a dotted path replaced or added (`--set models.0.parameters.weight=0.3`)."""
         path = tuple(int(part) if part.isdecimal() else part for part in dotted.split("."))
         place = Place(f"--set {dotted}", 1, 1)
+        if path[0] == "stages" and self.stages:
+            return self._with_staged(path[1:], value, place)
+        return self._with(path, value, place)
+
+    def _with_staged(self, path: Path, value: Any, place: Place) -> Document:
+        """The same for a value of a stage: `--set stages.NAME.parameters.weight=0.3`."""
+        names = [str(one.value["name"]) for one in self.stages]
+        if len(path) < 2 or path[0] not in names:
+            hint = f"write stages.NAME.KEY; names are {', '.join(names)}"
+            raise _refuse(place, "E501", f"found '{path[0] if path else ''}', expected the name of a stage", hint)
+        changed = [one._with(path[1:], value, place) if one.value["name"] == path[0] else one for one in self.stages]
+        return replace(self, stages=tuple(changed))
+
+    def _with(self, path: Path, value: Any, place: Place) -> Document:
         kept = {known: where for known, where in self.values.items() if known[: len(path)] != path}
         added = {tuple(path[:depth]): self.values.get(path[:depth], place) for depth in range(1, len(path))}
         changed = dict.fromkeys(_paths(value, path), place)
@@ -52,17 +68,42 @@ class Document:
 
 
 def parse(text: str, file: str) -> Document:
-    """Parse one YAML document. Raises RecipeError with codes E001 to E009."""
+    """Parse a recipe: one YAML document, or several of which all but the result have a `name`.
+
+    Raises RecipeError with codes E001 to E009.
+    """
     if len(text.encode()) > MAX_TEXT_BYTES:
         raise too_large(file)
-    root = _compose(text, file)
+    roots = _compose(text, file)
+    documents = [_document(root, text, file) for root in roots or [None]]
+    return documents[0] if len(documents) == 1 else _result(documents)
+
+
+def _result(documents: list[Document]) -> Document:
+    """The document that has no name, or else the last one, with the others as its stages."""
+    unnamed = [one for one in documents if not isinstance(one.value.get("name"), str)]
+    if len(unnamed) > 1:
+        what = "found a second recipe without a 'name', expected one: the result"
+        raise _refuse(unnamed[1].place(()), "E003", what, "give the others names, by which their results are models")
+    result = unnamed[0] if unnamed else documents[-1]
+    stages = [one for one in documents if one is not result]
+    first: dict[str, Document] = {}
+    for one in stages:
+        known = first.setdefault(one.value["name"], one)
+        if known is not one:
+            what = f"the name '{one.value['name']}' stands twice, first on line {known.place(('name',)).line}"
+            raise _refuse(one.place(("name",)), "E003", what, "give each recipe a name of its own")
+    return replace(result, stages=tuple(stages))
+
+
+def _document(root: Any, text: str, file: str) -> Document:
     reader = _Reader(file)
     value = reader.read(root, (), 0) if root is not None else None
     if not isinstance(value, dict):
         found = {list: "a list", type(None): "nothing"}.get(type(value), "a plain value")
         what = f"found {found}, expected a mapping such as 'merge_method: ties'"
         hint = "`mergec new ties` prints a recipe to start from"
-        reader.problems.append(Problem(Place(file, 1, 1), "E002", what, hint))
+        reader.problems.append(Problem(reader.values.get((), Place(file, 1, 1)), "E002", what, hint))
     if reader.problems or not isinstance(value, dict):
         raise RecipeError(reader.problems)
     return Document(file, text, value, reader.values, reader.keys)
@@ -70,9 +111,9 @@ def parse(text: str, file: str) -> Document:
 
 def parse_value(text: str, file: str) -> Any:
     """One YAML value, as it would be read inside a recipe (`--set`)."""
-    root = _compose(text, file)
+    roots = _compose(text, file)
     reader = _Reader(file)
-    value = reader.read(root, (), 0) if root is not None else None
+    value = reader.read(roots[0], (), 0) if roots else None
     if reader.problems:
         raise RecipeError(reader.problems)
     return value
@@ -87,22 +128,20 @@ def _refuse(place: Place, code: str, what: str, hint: str = "") -> RecipeError:
     return RecipeError([Problem(place, code, what, hint)])
 
 
-def _compose(text: str, file: str) -> Any:
+def _compose(text: str, file: str) -> list[Any]:
+    """The nodes of the documents of a text; those that hold nothing are left out."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     yaml = YAML(typ="safe", pure=True)
     yaml.Scanner = _bounded_scanner(file)
     try:
-        return yaml.compose(text)
+        return [node for node in yaml.compose_all(text) if node.start_mark.index != node.end_mark.index]
     except MarkedYAMLError as error:
         what, mark = error.problem or error.context, error.problem_mark or error.context_mark
         if error.context and error.context_mark and mark.index >= len(text.rstrip()):
             what, mark = f"{what} {error.context} that begins here", error.context_mark  # what is not closed
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
-        if "expected a single document" in str(error):
-            what = "found a second YAML document, expected one recipe per file"
-            raise _refuse(place, "E003", what, "give each recipe a file of its own") from None
         raise _refuse(place, "E001", f"not YAML: {what}", _yaml_hint(text)) from None
     except (YAMLError, ValueError) as error:
         before = text[: getattr(error, "position", 0)]
