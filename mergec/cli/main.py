@@ -19,6 +19,7 @@ _COMMANDS = {
     "check": ("recipes", "say everything that is wrong with a recipe, reading headers only"),
     "plan": ("plans", "show what a run would do: graphs, files, bytes, memory"),
     "explain": ("plans", "show how one tensor is made, and where each setting comes from"),
+    "diff": ("diff", "say which tensors a change of a recipe changes, and by which settings"),
     "run": ("runs", "merge"),
     "materialize": ("runs", "make the dense model of one task of a merge artifact"),
     "lock": ("locks", "write down the exact inputs of a recipe in mergec.lock"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from mergec.compiler.compile import Analysis, Part
 from mergec.compiler.lower import Values, filters_of, resolve_tensor
 from mergec.io.tensors import FLOATS
+from mergec.recipe.settings import Resolved
 
 
 def position(analysis: Analysis, name: str) -> float:
@@ -40,3 +42,32 @@ def _of_part(analysis: Analysis, part: Part) -> dict[str, Values]:
             known[key] = resolve_tensor(part.bound, name, row, t)
         found[name] = known[key]
     return found
+
+
+class Setting(NamedTuple):
+    """A parameter as it is set for a tensor: of one model, by its slot id, or of the merge (`slot` is "")."""
+
+    parameter: str
+    slot: str
+
+
+def settings_by_tensor(analysis: Analysis) -> dict[str, Mapping[Setting, Resolved]]:
+    """The same by parameter and slot id; tensors that must agree share one mapping."""
+    tables: dict[tuple[int, int], Mapping[Setting, Resolved]] = {}
+    found = {}
+    for name, values in resolve_all(analysis).items():
+        part = analysis.of_tensor[name]
+        key = (id(values), id(part))
+        if key not in tables:
+            tables[key] = dict(_settings(part, values))
+        found[name] = tables[key]
+    return found
+
+
+def _settings(part: Part, values: Values) -> Iterator[tuple[Setting, Resolved]]:
+    slots = [one.slot for one in part.bound.inputs if not one.is_base]
+    for parameter, found in values.resolved.items():
+        if isinstance(found, Resolved):
+            yield Setting(parameter, ""), found
+        else:
+            yield from ((Setting(parameter, slot), one) for slot, one in zip(slots, found, strict=True))

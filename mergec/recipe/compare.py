@@ -1,0 +1,229 @@
+"""Compare: what two recipes say differently, value by value, each with its place in both texts.
+
+A recipe is flattened to *items*: a key that says what a value is about, whatever its place in the text. Models are
+known by their slot ids, entries of a setting by their filters, steps by their names; so an entry that moves is the
+same item. Order is an item of its own where it can have a meaning.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from mergec.errors import Place
+from mergec.recipe.document import Document, Path
+
+Key: TypeAlias = tuple[str, ...]
+ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
+
+
+Sort: TypeAlias = Literal["key", "setting", "model", "step", "slice", "order"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A value of a recipe: what it is called, the value, the path it stands at, and what sort of value it is."""
+
+    label: str
+    value: Any
+    path: Path
+    sort: Sort = "key"
+
+
+@dataclass(frozen=True)
+class Change:
+    """An item that two recipes have with different values, or that one of them lacks (`ABSENT`).
+
+    `was_at` and `place` are where its older and newer value stand, None where it is absent; `knots` are those of a
+    gradient that differ, counted from 0, where both have the same number of them, and if it is one, the places are
+    that knot's. `entries` are the places of the whole values.
+    """
+
+    key: Key
+    label: str
+    sort: Sort
+    old: Any
+    new: Any
+    was_at: Place | None
+    place: Place | None
+    entries: tuple[Place | None, Place | None]
+    knots: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What is set, in one word: a parameter's name, or the key of a recipe."""
+        return next((part for part in reversed(self.key) if not part.startswith(("[", "@"))), "")
+
+    @property
+    def owner(self) -> str | None:
+        """The slot id of the model whose own it is, if it is of one."""
+        return next((part[1:] for part in reversed(self.key) if part.startswith("@")), None)
+
+
+def compare(old: Document, new: Document) -> list[Change]:
+    """Every difference of values between two recipes, in the order of the newer text; wording does not count."""
+    before, now = dict(_flatten(old)), dict(_flatten(new))
+    gone = _outermost(key for key in before if key not in now and before[key].sort != "order")
+    fresh = _outermost(key for key in now if key not in before and now[key].sort != "order")
+    changes = [_change(key, before[key], ABSENT, old, new) for key in gone]
+    changes += [_change(key, ABSENT, now[key], old, new) for key in fresh]
+    changes += [
+        _change(key, before[key], now[key], old, new)
+        for key in before
+        if key in now and not is_same(before[key].value, now[key].value)
+    ]
+    return sorted(changes, key=lambda one: (one.place is None, _position(one.place or one.was_at), one.key))
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two plain values are equal, however they are written: 1 is 1.0, and neither is true."""
+    if isinstance(one, (_Named, _Order)):
+        return bool(one == other)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _position(place: Place | None) -> tuple[int, int]:
+    return (place.line, place.column) if place else (0, 0)
+
+
+def _outermost(keys: Iterable[Key]) -> list[Key]:
+    """Keys without those that are inside of others: a model that is added brings all of its settings."""
+    found = set(keys)
+    return [key for key in found if not any(key[:length] in found for length in range(1, len(key)))]
+
+
+def _change(key: Key, old: Any, new: Any, before: Document, now: Document) -> Change:
+    entries = was_at, place = (
+        before.place(old.path) if old is not ABSENT else None,
+        now.place(new.path) if new is not ABSENT else None,
+    )
+    values = [ABSENT if one is ABSENT else one.value for one in (old, new)]
+    knots: tuple[int, ...] = ()
+    if all(isinstance(value, list) for value in values) and len(values[0]) == len(values[1]):
+        knots = tuple(i for i, pair in enumerate(zip(*values, strict=True)) if not is_same(*pair))
+    if len(knots) == 1:
+        was_at, place = before.place((*old.path, knots[0])), now.place((*new.path, knots[0]))
+    item = old if new is ABSENT else new
+    return Change(key, item.label, item.sort, values[0], values[1], was_at, place, entries, knots)
+
+
+def _flatten(document: Document) -> Iterator[tuple[Key, Item]]:
+    return _mapping(document.value, (), (), "")
+
+
+def _mapping(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iterator[tuple[Key, Item]]:
+    for name, inner in value.items():
+        here, at = (*key, name), (*path, name)
+        called = f"{label}.{name}" if label else name
+        if name == "parameters":
+            yield from _settings(inner or {}, key, at, label)
+        elif name in ("models", "sources") and _is_list_of_mappings(inner):
+            yield from _models(inner, (*key, f"[{name}]"), at, called)
+        elif name == "slices" and _is_list_of_mappings(inner):
+            for number, one in enumerate(inner):
+                yield (*key, f"[slice {number}]"), Item(f"{called}[{number}]", _Named(""), (*at, number), "slice")
+                yield from _mapping(one, (*key, f"[slice {number}]"), (*at, number), f"{called}[{number}]")
+        elif name == "modules" and isinstance(inner, dict):
+            for module, one in inner.items():
+                yield (*here, module), Item(f"{called}.{module}", _Named(""), (*at, module), "slice")
+                yield from _mapping(one or {}, (*here, module), (*at, module), f"{called}.{module}")
+        elif name == "steps" and isinstance(inner, list):
+            yield from _steps(inner, here, at)
+        elif name == "router" and isinstance(inner, dict):
+            yield from _mapping(inner, here, at, called)
+        else:
+            yield here, Item(called, inner, at)
+
+
+def _is_list_of_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
+def _models(entries: list[dict[str, Any]], key: Key, path: Path, label: str) -> Iterator[tuple[Key, Item]]:
+    seen: Counter[str] = Counter()
+    order = []
+    for number, entry in enumerate(entries):
+        slot = str(entry.get("id") or entry.get("model"))
+        seen[slot] += 1
+        here = (*key, f"@{slot}" if seen[slot] == 1 else f"@{slot} #{seen[slot]}")
+        at, called = (*path, number), f"{label}[{number}]"
+        order.append(here[-1])
+        yield here, Item(called, _Named(str(entry.get("model"))), (*at, "model"), "model")
+        if entry.get("id"):
+            yield (*here, "model"), Item(f"{called}.model", entry.get("model"), (*at, "model"))
+        for name, inner in entry.items():
+            if name == "parameters":
+                yield from _settings(inner or {}, here, (*at, name), called)
+            elif name not in ("model", "id"):
+                yield (*here, name), Item(f"{called}.{name}", inner, (*at, name))
+    yield (*key, "[order]"), Item(f"order of {label}", _Order(order), path, "order")
+
+
+class _Named(str):
+    """A model's name as the value of its entry: equal to any other, for what it is called is an item of its own."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Named)
+
+    __hash__ = str.__hash__
+
+
+class _Order(list[str]):
+    """An order, equal to another if what both hold is in the same order."""
+
+    def __eq__(self, other: object) -> bool:
+        both = set(self) & set(other) if isinstance(other, _Order) else set()
+        return isinstance(other, _Order) and [x for x in self if x in both] == [x for x in other if x in both]
+
+    __hash__ = None
+
+
+def _steps(entries: list[Any], key: Key, path: Path) -> Iterator[tuple[Key, Item]]:
+    seen: Counter[str] = Counter()
+    order = []
+    for number, entry in enumerate(entries):
+        name, inner = next(iter(entry.items())) if isinstance(entry, dict) and entry else (str(entry), None)
+        seen[name] += 1
+        here = (*key, f"[{name} {seen[name]}]")
+        at = (*path, number, name) if isinstance(entry, dict) else (*path, number)
+        order.append(here[-1])
+        yield here, Item(f"steps[{number}]", _Named(name), at, "step")
+        if isinstance(inner, dict):
+            yield from _settings(inner, here, at, f"steps[{number}] {name}")
+        elif inner is not None:
+            yield (*here, name), Item(f"steps[{number}] {name}", inner, at, "setting")
+    yield (*key, "[order]"), Item("order of steps", _Order(order), path, "order")
+
+
+def _settings(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iterator[tuple[Key, Item]]:
+    for name, setting in value.items():
+        called = f"{label}.{name}" if label and not label.startswith("steps") else f"{label} {name}".strip()
+        yield from _setting(setting, (*key, name), (*path, name), called)
+
+
+def _setting(value: Any, key: Key, path: Path, label: str) -> Iterator[tuple[Key, Item]]:
+    """The entries of a setting by their filters; knots that are all equal are one value."""
+    entries = value if isinstance(value, list) and any(isinstance(one, dict) for one in value) else [value]
+    order = []
+    for number, entry in enumerate(entries):
+        at = path if entries is not value else (*path, number)
+        pattern, inner = "", entry
+        if isinstance(entry, dict):
+            pattern, inner, at = str(entry.get("filter") or "*"), entry.get("value"), (*at, "value")
+        pattern = "" if pattern == "*" else pattern
+        tag = f"[filter {pattern}]" if pattern else "[all]"
+        if tag in order:
+            tag = f"[again {number} {pattern}]"
+        order.append(tag)
+        if isinstance(inner, list) and inner and all(is_same(one, inner[0]) for one in inner):
+            inner = inner[0]
+        called = f"{label} (filter '{pattern}')" if pattern else label
+        yield (*key, tag), Item(called, inner, at, "setting")
+    if len(order) > 1:
+        yield (*key, "[order]"), Item(f"order of the entries of {label}", _Order(order), path, "order")
