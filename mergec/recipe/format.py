@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mergec.errors import Place, Problem, RecipeError
-from mergec.recipe.document import parse
-from mergec.recipe.layout import Entry, Value, comments, read_layout
+from mergec.recipe.document import Document, parse
+from mergec.recipe.layout import Entry, Value, comments, documents, read_layout
 
 WIDTH = 120
 _WIDEST_ALIGNED = 72  # a longer line keeps its comment to itself
@@ -30,25 +29,26 @@ def format_text(text: str, file: str) -> str:
     before = parse(text, file)
     line_end = "\r\n" if "\r\n" in text.partition("\n")[0] + "\n" else "\n"
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    parts = documents(plain)
     for is_sorted in (True, False):  # keys stay as they are where an alias would come before its anchor
-        made = _written(plain, is_sorted)
-        if _is_same(made, plain, before.value, file):
+        made = "".join(_written(part, is_sorted) for part in parts)
+        if _is_same(made, plain, before):
             return made.replace("\n", line_end)
     what = "laying this recipe out anew would change a value or lose a comment"
     raise RecipeError([Problem(Place(file, 1, 1), "E680", what, "write it in plainer YAML")])
 
 
-def _is_same(made: str, plain: str, value: Any, file: str) -> bool:
+def _is_same(made: str, plain: str, before: Document) -> bool:
     try:
-        after = parse(made, file).value
+        after = parse(made, before.file)
     except RecipeError:
         return False
-    return _plain(after) == _plain(value) and sorted(comments(made)) == sorted(comments(plain))
+    return _values(after) == _values(before) and sorted(comments(made)) == sorted(comments(plain))
 
 
-def _plain(value: Any) -> str:
-    """Values as text in which 1, 1.0 and true differ and the order of keys does not count."""
-    return json.dumps(value, sort_keys=True)
+def _values(document: Document) -> list[str]:
+    """All values as text in which 1, 1.0 and true differ and the order of keys does not count."""
+    return [json.dumps(one.value, sort_keys=True) for one in (*document.stages, document)]
 
 
 @dataclass
@@ -75,8 +75,9 @@ def _written(text: str, is_sorted: bool) -> str:
 
 def _taken_header(first: Entry) -> list[str]:
     """The comment a file begins with, taken from its first entry: it stays on top wherever the entry goes."""
-    cut = len(first.above) - first.above[::-1].index("") if "" in first.above else len(first.above)
-    header, first.above = first.above[:cut], first.above[cut:]
+    above = _unled(first.above)
+    cut = len(above) - above[::-1].index("") if "" in above else len(above)
+    header, first.above = above[:cut], above[cut:]
     return header
 
 

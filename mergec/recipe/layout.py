@@ -60,8 +60,21 @@ class Comment:
         self.after_blank = line > 0 and _is_blank_before(text, line)
 
 
+def documents(text: str) -> list[str]:
+    """The texts of the YAML documents of a text, each but the first from its `---` on."""
+    from ruamel.yaml import YAML
+
+    starts, is_begun = [0], False
+    for token in YAML(typ="safe", pure=True).scan(text):
+        name = type(token).__name__
+        if name == "DocumentStartToken" and is_begun:
+            starts.append(token.start_mark.index)
+        is_begun |= name not in ("StreamStartToken", "DirectiveToken")
+    return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
 def read_layout(text: str) -> Layout:
-    """The tree of a text that is one YAML document with a mapping, its lines ended by line feeds."""
+    """The tree of a text that is one YAML document, its lines ended by line feeds."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)

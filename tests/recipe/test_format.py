@@ -127,6 +127,19 @@ def test_every_style_has_one_form(before: str, after: str) -> None:
     assert format_text(after, "r.yml") == after
 
 
+def test_every_recipe_of_a_file_is_laid_out() -> None:
+    before = (
+        "# top\nname: a\nmodels:\n- model: x # c\nmerge_method: linear\n# end of a\n---\n\n"
+        "# second\nmodels: [{model: a}]\nmerge_method: linear\n...\n---\n# nothing\n"
+    )
+    after = (
+        "# top\nname: a\nmerge_method: linear\nmodels:\n  - model: x  # c\n# end of a\n---\n"
+        "# second\nmerge_method: linear\nmodels: [{model: a}]\n---\n# nothing\n"
+    )
+    assert format_text(before, "r.yml") == after
+    assert format_text(after, "r.yml") == after
+
+
 def test_an_alias_never_comes_before_its_anchor() -> None:
     """Sorting would put `models` first; then keys stay as they are."""
     text = "parameters: {weight: &w 0.5}\nmerge_method: linear\nmodels:\n  - model: a\n    parameters: {weight: *w}\n"
@@ -151,7 +164,7 @@ def test_the_kind_of_line_ends_is_that_of_the_first_line() -> None:
 
 def test_what_would_change_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mergec.recipe.format._written", lambda text, is_sorted: "a: 1\n")
-    for text in ("a: true", "a: 1.0", "a: 1  # a comment", "b: 1"):
+    for text in ("a: true", "a: 1.0", "a: 1  # a comment", "b: 1", "name: b\n---\na: 1\n"):
         with pytest.raises(RecipeError, match=r"r\.yml:1:1: error\[E680\]: laying this recipe out anew would change"):
             format_text(text, "r.yml")
 
