@@ -1,7 +1,8 @@
 """Arrange: where the nodes of a graph are drawn - in rows, with few crossings, what belongs together in columns.
 
 The three steps of Sugiyama, Tagawa and Toda (Methods for visual understanding of hierarchical system structures, 1981):
-rows, an order within each row, positions.
+rows, an order within each row, positions. The positions are those of Brandes and Koepf (Fast and simple horizontal
+coordinate assignment, 2001).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from itertools import pairwise
 
 _ROUNDS = 12
@@ -115,31 +117,64 @@ def _crossings(layers: Sequence[Sequence[int]], below: Links) -> int:
     return total
 
 
-def _placed(layers: Sequence[Sequence[int]], above: Links, below: Links, nodes: int) -> dict[int, float]:
-    """An x for each point: as near to its neighbours' mean as the order and the room of its row allow."""
+def _placed(layers: Sequence[list[int]], above: Links, below: Links, nodes: int) -> dict[int, float]:
+    """An x for each point: four layouts, leaning each to one corner, put together so that none of them shows."""
+    blocked = _blocked(layers, below, nodes)
+    found = []
+    for neighbours, rows in ((above, layers), (below, layers[::-1])):
+        for side in (1, -1):
+            leaning = [row[::side] for row in rows]
+            xs = _compact(leaning, _columns(leaning, neighbours, blocked), nodes)
+            found.append((side, {point: side * x for point, x in xs.items()}))
+    narrow = min((xs for _, xs in found), key=lambda xs: max(xs.values(), default=0) - min(xs.values(), default=0))
+    for side, xs in found:
+        edge = min if side == 1 else max
+        shift = edge(narrow.values(), default=0.0) - edge(xs.values(), default=0.0)
+        for point in xs:
+            xs[point] += shift
+    return {point: sum(sorted(xs[point] for _, xs in found)[1:3]) / 2 for point in narrow}
+
+
+def _blocked(layers: Sequence[Sequence[int]], below: Links, nodes: int) -> set[tuple[int, int]]:
+    """Edges that cross one which passes two rows: that one shall be straight."""
+    blocked = set()
+    for upper, lower in pairwise(layers):
+        left, right = ({point: number for number, point in enumerate(row)} for row in (upper, lower))
+        edges = [(left[p], right[q], p, q) for p in upper for q in below[p]]
+        passing = [(a, b) for a, b, p, q in edges if p >= nodes and q >= nodes]
+        for a, b, p, q in edges:
+            if (p < nodes or q < nodes) and any((a - c) * (b - d) < 0 for c, d in passing):
+                blocked |= {(p, q), (q, p)}
+    return blocked
+
+
+def _columns(rows: Sequence[Sequence[int]], before: Links, blocked: set[tuple[int, int]]) -> dict[int, int]:
+    """Points that stand in one column, by the first of it: each joins the middle one of those before it, if it can."""
+    first = {point: point for row in rows for point in row}
+    for upper, lower in pairwise(rows):
+        place, last = {point: number for number, point in enumerate(upper)}, -1
+        for point in lower:
+            around = sorted(before[point], key=place.__getitem__)
+            for other in around[(len(around) - 1) // 2 : len(around) // 2 + 1]:
+                if first[point] == point and place[other] > last and (point, other) not in blocked:
+                    first[point], last = first[other], place[other]
+    return first
+
+
+def _compact(rows: Sequence[Sequence[int]], first: dict[int, int], nodes: int) -> dict[int, float]:
+    """Columns as far to the left as their neighbours allow, and then as near to those on the right as can be."""
+    left: dict[int, dict[int, float]] = {column: {} for column in first.values()}
+    right: dict[int, dict[int, float]] = {column: {} for column in first.values()}
+    for row in rows:
+        for one, other in pairwise(row):
+            room = sum(1.0 if point < nodes else _BEND for point in (one, other)) / 2
+            a, b = first[one], first[other]
+            left[b][a] = right[a][b] = max(room, left[b].get(a, 0.0))
+    order = list(TopologicalSorter(left).static_order())
     xs: dict[int, float] = {}
-    for layer in layers:
-        xs |= _spread(layer, {}, nodes)
-    for turn in range(_ROUNDS):
-        for layer in layers if turn % 2 == 0 else layers[::-1]:
-            wanted = {p: _mean([*above[p], *below[p]], xs, xs[p]) for p in layer}
-            xs |= _spread(layer, wanted, nodes)
-    return xs
-
-
-def _spread(layer: Sequence[int], wanted: dict[int, float], nodes: int) -> dict[int, float]:
-    """Points at the places they want but for the room they need: least squares, by pooling those that collide."""
-    offsets, edge = [], 0.0
-    for point in layer:
-        width = 1.0 if point < nodes else _BEND
-        offsets.append(edge + width / 2)
-        edge += width
-    pools: list[tuple[float, int]] = []  # the mean of what is wanted, and how many points share it
-    for point, offset in zip(layer, offsets, strict=True):
-        mean, size = wanted.get(point, offset) - offset, 1
-        while pools and pools[-1][0] > mean:
-            before, others = pools.pop()
-            mean, size = (before * others + mean * size) / (others + size), others + size
-        pools.append((mean, size))
-    shifts = [mean for mean, size in pools for _ in range(size)]
-    return {point: offset + shift for point, offset, shift in zip(layer, offsets, shifts, strict=True)}
+    for column in order:
+        xs[column] = max((xs[other] + room for other, room in left[column].items()), default=0.0)
+    for column in reversed(order):
+        if right[column]:
+            xs[column] = max(xs[column], min(xs[other] - room for other, room in right[column].items()))
+    return {point: xs[column] for point, column in first.items()}

@@ -81,7 +81,7 @@ function warnings() {
 
 function models() {
   const rows = facts.models.map(([role, name, origin, note]) => [role, name, h("span", {}, origin), note]);
-  section("models", "Models", "", table(["role", "model", "found at", ""], rows, ["soft fixed", "mono", "mono", "soft"]));
+  section("models", "Models", "", table(["role", "model", "found at", ""], rows, ["soft fixed", "mono fixed", "mono", "soft grow"]));
 }
 
 // ------------------------------------------------------------------------------------------ settings
@@ -201,7 +201,7 @@ function settings() {
     return [setting.name, curve ? curve.values[0] : "", setting.what, curve && curve.place ? place(curve.line, curve.line ? `line ${curve.line}` : curve.place) : "default"];
   });
   section("settings", "Settings", "What every layer gets, and which line of the recipe says so.", ...blocks,
-    rows.length ? h("div", { class: "parameter" }, table(["for all tensors alike", "value", "", "from"], rows, ["mono", "mono", "soft", "soft fixed"])) : "");
+    rows.length ? h("div", { class: "parameter" }, table(["for all tensors alike", "value", "", "from"], rows, ["mono fixed", "mono fixed", "soft grow", "soft fixed"])) : "");
 }
 
 // ------------------------------------------------------------------------------------------- tensors
@@ -231,22 +231,24 @@ function matcher(text) {
 const MOST_ROWS = 1000;
 
 function tensors(showKind) {
-  const groups = facts.tensors.map(([kind, ...pieces]) => ({ kind, pieces, names: unfolded(pieces) }));
+  const kindOf = new Map(facts.kinds.flatMap((kind, number) => kind.names.flatMap(unfolded).map((name) => [name, number])));
+  const groups = facts.tensors.map((pieces) => ({ pieces, names: unfolded(pieces) }));
   const total = groups.reduce((sum, group) => sum + group.names.length, 0);
   const body = h("tbody", {}), said = h("output", { class: "soft small", for: "filter" });
   const box = h("input", { type: "search", id: "filter", placeholder: "part of a name, or a pattern such as *.mlp.*", "aria-label": "show tensors whose name has", spellcheck: "false", autocomplete: "off" });
-  const row = ({ kind, pieces, names }, matched) => {
-    const of = facts.kinds[kind], link = h("button", { class: "link", type: "button" }, `graph ${kind + 1}`);
-    link.addEventListener("click", () => showKind(kind));
+  const row = ({ pieces, names }, found) => {
+    const kinds = [...new Set(found.map((name) => kindOf.get(name)))], of = facts.kinds[kinds[0]], matched = found.length;
+    const link = h("button", { class: "link", type: "button" }, kinds.length > 1 ? `${kinds.length.toLocaleString("en")} graphs` : `graph ${kinds[0] + 1}`);
+    link.addEventListener("click", () => showKind(kinds[0]));
     return h("tr", {}, h("td", { class: "mono" }, pieces.map((piece) => (isRuns(piece) ? h("b", {}, runsText(piece)) : piece))),
       h("td", { class: "mono soft fixed" }, of.type), h("td", { class: "number" }, matched < names.length ? `${matched.toLocaleString("en")} of ${names.length.toLocaleString("en")}` : names.length.toLocaleString("en")),
       h("td", { class: "number" }, of.each), h("td", { class: "soft fixed" }, of.work), h("td", { class: "fixed" }, link));
   };
   const narrow = () => {
     const matches = matcher(box.value);
-    const found = groups.map((group) => [group, box.value.trim() ? group.names.filter(matches).length : group.names.length]).filter(([, size]) => size);
-    const size = found.reduce((sum, [, matched]) => sum + matched, 0);
-    body.replaceChildren(...found.slice(0, MOST_ROWS).map(([group, matched]) => row(group, matched)));
+    const found = groups.map((group) => [group, box.value.trim() ? group.names.filter(matches) : group.names]).filter(([, names]) => names.length);
+    const size = found.reduce((sum, [, names]) => sum + names.length, 0);
+    body.replaceChildren(...found.slice(0, MOST_ROWS).map(([group, names]) => row(group, names)));
     const more = found.length > MOST_ROWS ? `; the first ${MOST_ROWS.toLocaleString("en")} of ${found.length.toLocaleString("en")} rows are listed` : "";
     said.textContent = (size === total ? `all ${plural(total, "tensor")}` : `${size.toLocaleString("en")} of ${plural(total, "tensor")}`) + more;
   };
@@ -282,7 +284,7 @@ function draw(kind, output) {
     });
     const model = op === "load" ? facts.slots[slots.shift()] : "";
     const left = x(form.xs[number]) - BOX.width / 2, top = y(form.rows[number]);
-    const under = model || facts.words[kind.attrs[number]] || facts.words[kind.types[number]];
+    const under = model || facts.words[kind.attrs[number]] || facts.words[kind.spaces[number]];
     nodes.push(s("g", { class: `node ${facts.words[kind.spaces[number]]}`, tabindex: 0, role: "img", "aria-label": text[number], "data-node": number },
       s("rect", { class: "box", x: left, y: top, width: BOX.width, height: BOX.height, rx: 5 }),
       s("rect", { class: "tab", x: left, y: top + 8, width: 3.5, height: BOX.height - 16 }),
@@ -323,9 +325,9 @@ function path(form, input, number, x, y, end) {
 }
 
 function graphs() {
-  const names = facts.kinds.map((_, kind) => facts.tensors.filter(([of]) => of === kind).map(([, ...pieces]) => foldedText(pieces)));
+  const names = facts.kinds.map((kind) => kind.names.map(foldedText));
   const select = h("select", { "aria-label": "which graph" }, facts.kinds.map((kind, number) =>
-    h("option", { value: number }, `${number + 1}. ${shorten(names[number][0], 70)}${names[number].length > 1 ? ` and ${plural(names[number].length - 1, "more group")}` : ""} (${kind.tensors})`)));
+    h("option", { value: number }, `${number + 1}. ${shorten(names[number][0], 70)}${names[number].length > 1 ? ` and ${plural(names[number].length - 1, "more group")}` : ""} (${kind.size})`)));
   const before = h("button", { type: "button", "aria-label": "the graph before" }, "←"), after = h("button", { type: "button", "aria-label": "the next graph" }, "→");
   const facing = h("p", { class: "lead" }), drawing = h("div", { class: "drawing" }), output = h("output", { class: "line" });
   const legend = h("ul", { class: "legend" }), text = h("pre", {}), made = h("ul", { class: "words" });
@@ -334,7 +336,7 @@ function graphs() {
     select.value = number;
     before.disabled = number === 0;
     after.disabled = number === facts.kinds.length - 1;
-    facing.textContent = `${kind.tensors} of ${kind.type}, ${kind.all} in all; ${kind.work}.`;
+    facing.textContent = `${kind.size} of ${kind.type}, ${kind.all} in all; ${kind.work}.`;
     output.textContent = HINT;
     drawing.replaceChildren(draw(kind, output));
     const spaces = [...new Set(kind.spaces)].map((word) => facts.words[word]);
@@ -373,7 +375,7 @@ function bar(file, largest) {
 
 function files() {
   const largest = Math.max(...facts.files.map((file) => file.bytes));
-  const legend = [["even", "layers,"], ["odd", "in turn"], ["outside", "outside of the layers"]];
+  const legend = [["even", "even layers"], ["odd", "odd layers"], ["outside", "outside of the layers"]];
   section("files", "Files", `${facts.result.join(", ")}. A bar is a file, a piece of it a tensor; thin neighbours are drawn as one.`,
     h("ul", { class: "legend" }, legend.map(([tone, text]) => h("li", {}, h("i", { class: tone }), text))),
     ...facts.files.map((file) => bar(file, largest)));
@@ -381,10 +383,10 @@ function files() {
 
 function work() {
   section("work", "Work and memory", `Reads ${facts.read}, writes ${facts.written}; ${facts.memory}.`,
-    table(["class", "tensors", "bytes", "how"], facts.work, ["mono", "fixed", "fixed", "soft"]));
+    table(["class", "tensors", "bytes", "how"], facts.work, ["mono", "fixed", "fixed", "soft grow"]));
   if (!facts.statistics.length) return;
   section("statistics", "Statistics of the whole model", "Found first, by sweeps over all the tensors that feed them.",
-    table(["name", "what it is", "over", "reads"], facts.statistics, ["mono", "mono", "fixed", "fixed"]));
+    table(["name", "what it is", "over", "reads"], facts.statistics, ["mono", "mono", "fixed", "fixed grow"]));
 }
 
 function recipe() {

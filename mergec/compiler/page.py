@@ -35,6 +35,7 @@ from mergec.errors import count, size_text
 from mergec.graph import Output, Plan, lines, walk
 from mergec.io.page import MARK
 from mergec.ops.registry import Parameter
+from mergec.recipe.schema import Recipe
 from mergec.recipe.settings import Choice, Resolved
 
 _MOST_SEGMENTS = 3000  # of all files together: what is thinner on the screen than a pixel is drawn as one
@@ -116,7 +117,7 @@ def _settings(analysis: Analysis) -> list[dict[str, Any]]:
     known, set_here = analysis.method.parameters, written(analysis)
     curves = _curves(analysis)
     ordered = sorted(known.values(), key=lambda parameter: parameter.name not in set_here)
-    return [_setting(analysis.recipe.document.file, parameter, curves.get(parameter.name, {})) for parameter in ordered]
+    return [_setting(analysis.recipe, parameter, curves.get(parameter.name, {})) for parameter in ordered]
 
 
 Curve = dict[tuple[str, int], tuple[str, int]]
@@ -143,11 +144,13 @@ def _curves(analysis: Analysis) -> dict[str, dict[tuple[str, Choice | None], Cur
     return curves
 
 
-def _setting(recipe: str, parameter: Parameter, curves: Mapping[tuple[str, Choice | None], Curve]) -> dict[str, Any]:
+def _setting(recipe: Recipe, parameter: Parameter, curves: Mapping[tuple[str, Choice | None], Curve]) -> dict[str, Any]:
     """A parameter with its range, and a curve per model, entry of the recipe, and stack of layers."""
-    models = list(dict.fromkeys(model for model, _ in curves))
+    models = ["", *recipe.references]
     found = []
-    for (model, choice), curve in sorted(curves.items(), key=lambda item: models.index(item[0][0])):
+    for (model, choice), curve in sorted(
+        curves.items(), key=lambda item: (models.index(item[0][0]), _line(item[0][1]))
+    ):
         for stack in sorted({stack for stack, _ in curve}, reverse=True):
             points = sorted((index, *curve[s, index]) for s, index in curve if s == stack)
             found.append(
@@ -157,7 +160,7 @@ def _setting(recipe: str, parameter: Parameter, curves: Mapping[tuple[str, Choic
                     "layers": [index for index, _, _ in points],
                     "values": [text for _, text, _ in points],
                     "tensors": count(sum(size for _, _, size in points), "tensor"),
-                    **_origin(choice, recipe),
+                    **_origin(choice, recipe.document.file),
                 }
             )
     schema = parameter.schema
@@ -168,6 +171,10 @@ def _setting(recipe: str, parameter: Parameter, curves: Mapping[tuple[str, Choic
         "high": schema.get("maximum", schema.get("exclusiveMaximum")),
         "curves": found,
     }
+
+
+def _line(choice: Choice | None) -> tuple[int, int]:
+    return (choice.place.line, choice.place.column) if choice else (0, 0)
 
 
 def _origin(choice: Choice | None, recipe: str) -> dict[str, Any]:
@@ -235,41 +242,43 @@ def _segment_text(plan: Plan, group: Sequence[Output]) -> str:
 
 
 def _graphs(plan: Plan) -> dict[str, Any]:
-    """The kinds of tensors, the one that makes most bytes first, and the folded tensors of the result.
+    """The kinds of tensors, the one that makes most bytes first, and the tensors of the result.
 
     Graphs that differ in their attributes and types alone share a *form*: ops, inputs, and where nodes are drawn.
-    Texts that nodes share are numbered: `words`.
+    Texts that nodes share are numbered: `words`. Names are folded as far as tensors have one type and are made alike.
     """
     words: dict[str, int] = {}
     forms: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
-    kinds, tensors = [], []
-    for place, (number, outputs) in enumerate(members(plan).items()):
+    kinds: list[dict[str, Any]] = []
+    alike: dict[tuple[str, str], list[str]] = {}
+    for number, outputs in members(plan).items():
         root = plan.root(plan.kinds[number])
         text, nodes = lines(root), walk(root)
         form = forms.setdefault(tuple((line.op, line.inputs) for line in text), len(forms))
-        size = sum(output.end - output.begin for output in outputs)
-        names = folded(output.name for output in outputs)
-        tensors += [(natural(one.first), place, one) for one in names]
+        dtype, work = f"{outputs[0].dtype} {list(outputs[0].shape)}", class_text(plan.kinds[number])
+        names = [output.name for output in outputs]
+        alike.setdefault((dtype, work), []).extend(names)
         kinds.append(
             {
-                "number": number,
                 "form": form,
                 "attrs": [words.setdefault(line.attrs, len(words)) for line in text],
                 "types": [words.setdefault(line.type, len(words)) for line in text],
                 "spaces": [words.setdefault(node.type.space, len(words)) for node in nodes],
                 "slots": [node.attr("slot") for node in nodes if node.op == "load"],
-                "work": class_text(plan.kinds[number]),
-                "type": f"{outputs[0].dtype} {list(outputs[0].shape)}",
-                "tensors": count(len(outputs), "tensor"),
+                "work": work,
+                "type": dtype,
+                "size": count(len(outputs), "tensor"),
                 "each": size_text(outputs[0].end - outputs[0].begin),
-                "all": size_text(size),
+                "all": size_text(sum(output.end - output.begin for output in outputs)),
+                "names": list(map(_pieces, folded(names))),
             }
         )
+    rows = [one for names in alike.values() for one in folded(names)]
     return {
         "kinds": kinds,
         "forms": [_form(form) for form in forms],
         "words": list(words),
-        "tensors": [[place, *_pieces(one)] for _, place, one in sorted(tensors, key=lambda item: item[0])],
+        "tensors": [_pieces(one) for one in sorted(rows, key=lambda one: natural(one.first))],
     }
 
 

@@ -112,10 +112,12 @@ def test_the_page_and_the_text_say_the_same(here: Path) -> None:
 def test_every_tensor_is_listed_once_with_its_graph(here: Path) -> None:
     analysis, plan = compiled(here / "r.yml")
     facts = page_facts(analysis, plan, [])
-    kinds = {name: kind for kind, *pieces in facts["tensors"] for name in unfolded(pieces)}
-    assert kinds.keys() == {output.name for output in plan.outputs}
+    listed = [name for pieces in facts["tensors"] for name in unfolded(pieces)]
+    assert sorted(listed) == sorted(output.name for output in plan.outputs)
+    kinds = {name: kind for kind in facts["kinds"] for pieces in kind["names"] for name in unfolded(pieces)}
     for output in plan.outputs:
-        kind = facts["kinds"][kinds[output.name]]
+        kind = kinds[output.name]
+        assert kind["type"] == f"{output.dtype} {list(output.shape)}"
         form, words = facts["forms"][kind["form"]], facts["words"]
         lines = [
             " ".join(filter(None, [f"%{n} = {op}", *(f"%{i}" for i in inputs), words[attrs], ":", words[types]]))
@@ -183,7 +185,7 @@ def test_names_of_strangers_are_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert parsed.tags.count("script") == 2
     assert "img" not in parsed.tags
     facts = json.loads(parsed.text("script")[0])
-    assert unfolded(facts["tensors"][0][1:]) == {f"h.{n}.{HOSTILE}" for n in range(2)}
+    assert unfolded(facts["tensors"][0]) == {f"h.{n}.{HOSTILE}" for n in range(2)}
     assert facts["warnings"][0]["what"] == HOSTILE
 
 
