@@ -22,10 +22,10 @@ function section(id, title, lead, ...children) {
     h("section", { id, "aria-labelledby": `${id}-title` }, h("h2", { id: `${id}-title` }, title),
       lead ? h("p", { class: "lead" }, lead) : null, ...children));
 }
-function table(head, rows, classes = []) {
+function table(head, rows, classes = [], style = "") {
   const cell = (tag) => (content, column) => h(tag, classes[column] ? { class: classes[column] } : {}, content);
   const body = rows.map((row) => h("tr", {}, row.map(cell("td"))));
-  return h("div", { class: "scroll" }, h("table", {},
+  return h("div", { class: "scroll" }, h("table", { class: style },
     h("thead", {}, h("tr", {}, head.map((text, column) => fill(cell("th")(text, column), { scope: "col" }, [])))),
     h("tbody", {}, body)));
 }
@@ -43,7 +43,7 @@ function walkable(element, label, steps, nearest, show) {
     "aria-valuenow": 0, "aria-readonly": "true" }, []);
   element.addEventListener("pointermove", (event) => {
     const box = element.getBoundingClientRect();
-    go(nearest((event.clientX - box.left) / box.width));
+    go(nearest(event.clientX - box.left, box.width));
   });
   element.addEventListener("pointerleave", () => go(-1));
   element.addEventListener("focus", () => { if (at < 0) go(0); });
@@ -81,12 +81,11 @@ function warnings() {
 
 function models() {
   const rows = facts.models.map(([role, name, origin, note]) => [role, name, h("span", {}, origin), note]);
-  section("models", "Models", "", table(["role", "model", "found at", ""], rows, ["soft fixed", "mono fixed", "mono", "soft grow"]));
+  section("models", "Models", "", table(["role", "model", "found at", ""], rows, ["soft fixed", "mono fixed", "mono grow", "soft fixed"]));
 }
 
 // ------------------------------------------------------------------------------------------ settings
 
-const PLOT = { width: 320, height: 84, left: 30, right: 10, top: 8, bottom: 20 };
 const isNumber = (text) => text !== "" && Number.isFinite(Number(text));
 const isConstant = (values) => values.every((value) => value === values[0]);
 
@@ -94,49 +93,50 @@ const isConstant = (values) => values.every((value) => value === values[0]);
 function entries(setting) {
   const found = new Map();
   for (const curve of setting.curves) {
-    const key = JSON.stringify([curve.model, curve.place, curve.filter]);
+    const key = JSON.stringify([curve.model, curve.from, curve.filter]);
     if (!found.has(key)) found.set(key, { ...curve, stacks: [], outside: null });
     if (curve.stack) found.get(key).stacks.push(curve); else found.get(key).outside = curve;
   }
   return [...found.values()];
 }
 
+// The axis: the parameter's own range, if it has both ends; else from 0 to the next round number.
 function scale(setting) {
+  if (setting.low !== null && setting.high !== null) return [setting.low, setting.high];
   const numbers = setting.curves.flatMap((curve) => curve.values).filter(isNumber).map(Number);
   const low = Math.min(setting.low ?? 0, ...numbers), high = Math.max(setting.high ?? 0, ...numbers);
-  const step = 10 ** Math.floor(Math.log10(high - low || 1));
-  const nice = (value, round) => Number((round(value / step * 2) / 2 * step).toPrecision(6));
-  return setting.high !== null && setting.low !== null ? [setting.low, setting.high] : [nice(low, Math.floor), nice(high, Math.ceil) || 1];
+  const step = 10 ** Math.floor(Math.log10(high - low || 1)) / 2;
+  const nice = (value, round) => Number((round(value / step) * step).toPrecision(6));
+  return [nice(low, Math.floor), high > .3 && high <= 1 ? 1 : nice(high, Math.ceil) || 1];
 }
 
+const LEFT = 34, RIGHT = 5; // what the style sheet leaves beside the field
+
+// The field is as wide as its card: both axes run from 0 to 100, and strokes do not scale.
 function spark(setting, curve, label, [low, high], output) {
-  const { width, height, left, right, top, bottom } = PLOT;
   const first = curve.layers[0], last = curve.layers[curve.layers.length - 1];
-  const x = (layer) => left + (width - left - right) * (last > first ? (layer - first) / (last - first) : .5);
-  const y = (value) => height - bottom - (height - top - bottom) * (high > low ? (Number(value) - low) / (high - low) : .5);
-  const points = curve.layers.map((layer, number) => `${x(layer).toFixed(1)},${y(curve.values[number]).toFixed(1)}`);
-  const base = y(Math.max(low, Math.min(high, 0))).toFixed(1);
-  const cursor = s("line", { class: "cursor", y1: top, y2: height - bottom }), mark = s("circle", { class: "mark", r: 3.5 });
-  const dots = points.length <= 16 ? points.map((point) => { const [cx, cy] = point.split(","); return s("circle", { class: "dot", cx, cy, r: 2.2 }); }) : [];
-  const picture = s("svg", { class: "spark", viewBox: `0 0 ${width} ${height}` },
-    [low, high].map((value) => [s("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-      s("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(value))]),
-    s("polygon", { class: "area", points: [`${x(first).toFixed(1)},${base}`, ...points, `${x(last).toFixed(1)},${base}`].join(" ") }),
-    s("polyline", { class: "curve", points: points.join(" "), "data-values": curve.values.join(" ") }), dots, cursor, mark,
-    last > first
-      ? [s("text", { x: left, y: height - 5 }, `layer ${first}`), s("text", { x: width - right, y: height - 5, "text-anchor": "end" }, String(last))]
-      : s("text", { x: x(first), y: height - 5, "text-anchor": "middle" }, `layer ${first}`));
+  const x = (layer) => (last > first ? 100 * (layer - first) / (last - first) : 50);
+  const y = (value) => (high > low ? 100 * (high - Number(value)) / (high - low) : 50);
+  const points = curve.layers.map((layer, number) => `${x(layer).toFixed(2)},${y(curve.values[number]).toFixed(2)}`);
+  const base = y(Math.max(low, Math.min(high, 0))).toFixed(2);
+  const cursor = s("path", { class: "cursor" }), mark = s("path", { class: "mark" });
+  const field = s("svg", { class: "field", viewBox: "0 0 100 100", preserveAspectRatio: "none" },
+    [0, 100].map((at) => s("path", { class: "grid", d: `M0,${at}H100` })),
+    s("polygon", { class: "area", points: [`${x(first)},${base}`, ...points, `${x(last)},${base}`].join(" ") }),
+    s("polyline", { class: "curve", points: points.join(" ") }),
+    points.length <= 16 ? points.map((point) => s("path", { class: "dot", d: `M${point}h0` })) : [], cursor, mark);
+  const picture = h("div", { class: "spark" }, field, h("span", { class: "axis high" }, String(high)), h("span", { class: "axis low" }, String(low)),
+    h("span", { class: "first" }, `layer ${first}`), last > first ? h("span", { class: "last" }, String(last)) : "");
   const rest = output.textContent;
-  const nearest = (share) => {
-    const layer = first + (share * width - left) / (width - left - right) * (last - first);
+  const nearest = (at, width) => {
+    const layer = first + (at - LEFT) / (width - LEFT - RIGHT) * (last - first);
     return curve.layers.reduce((best, each, number) => (Math.abs(each - layer) < Math.abs(curve.layers[best] - layer) ? number : best), 0);
   };
   return walkable(picture, `${setting.name} of ${label} over the layers`, points.length, nearest, (number) => {
     output.textContent = number < 0 ? rest : `layer ${curve.layers[number]}: ${curve.values[number]}`;
     if (number >= 0) {
-      const [cx, cy] = points[number].split(",");
-      fill(cursor, { x1: cx, x2: cx }, []);
-      fill(mark, { cx, cy }, []);
+      fill(cursor, { d: `M${x(curve.layers[number])},0V100` }, []);
+      fill(mark, { d: `M${points[number]}h0` }, []);
     }
     return output.textContent;
   });
@@ -168,7 +168,7 @@ function plot(setting, entry, curve, range) {
       entry.filter === null ? null : h("span", { class: "chip", title: "filter" }, entry.filter), stack), output),
     numeric ? spark(setting, curve, label, range, output) : runs(curve),
     h("div", { class: "foot" }, h("span", {}, entry.outside ? `outside of the layers: ${entry.outside.values[0]}` : curve.tensors),
-      h("span", {}, entry.line ? place(entry.line, `line ${entry.line}`) : entry.place || "default")));
+      h("span", { title: entry.from }, place(entry.line, entry.from))));
 }
 
 function valueTable(setting, found) {
@@ -187,7 +187,7 @@ function valueTable(setting, found) {
 function settings() {
   const isPlain = (setting) => setting.curves.every((curve) => curve.model === "" && isConstant(curve.values))
     && new Set(setting.curves.map((curve) => curve.values[0])).size <= 1;
-  const isDefault = (setting) => setting.curves.every((curve) => !curve.place);
+  const isDefault = (setting) => setting.curves.every((curve) => curve.from === "default");
   const plotted = facts.settings.filter((setting) => !isPlain(setting) && !isDefault(setting));
   const plain = facts.settings.filter((setting) => !plotted.includes(setting));
   const blocks = plotted.map((setting) => {
@@ -198,10 +198,10 @@ function settings() {
   });
   const rows = plain.map((setting) => {
     const curve = setting.curves[0];
-    return [setting.name, curve ? curve.values[0] : "", setting.what, curve && curve.place ? place(curve.line, curve.line ? `line ${curve.line}` : curve.place) : "default"];
+    return [setting.name, curve ? curve.values[0] : "", setting.what, curve ? place(curve.line, curve.from) : ""];
   });
   section("settings", "Settings", "What every layer gets, and which line of the recipe says so.", ...blocks,
-    rows.length ? h("div", { class: "parameter" }, table(["for all tensors alike", "value", "", "from"], rows, ["mono fixed", "mono fixed", "soft grow", "soft fixed"])) : "");
+    rows.length ? h("div", { class: "parameter" }, table(["for all tensors alike", "value", "", "from"], rows, ["mono fixed", "mono fixed", "soft grow", "soft fixed"], "stacked")) : "");
 }
 
 // ------------------------------------------------------------------------------------------- tensors
@@ -357,33 +357,33 @@ function graphs() {
 
 // --------------------------------------------------------------------------------------------- files
 
-function bar(file, largest) {
-  const said = h("output", { class: "said" });
+function bar(file, largest, said) {
   const tone = (layer) => (layer === -2 ? "header" : layer === -1 ? "outside" : layer % 2 ? "odd" : "even");
   const pieces = file.segments.map(([begin, end, , layer]) =>
-    s("rect", { class: tone(layer), x: `${(100 * begin / largest).toFixed(3)}%`, width: `${(100 * (end - begin) / largest).toFixed(3)}%`, y: 0, height: 30 }));
+    s("rect", { class: tone(layer), x: `${(100 * begin / largest).toFixed(3)}%`, width: `${(100 * (end - begin) / largest).toFixed(3)}%`, height: "100%" }));
   const picture = s("svg", { class: "bar" }, pieces);
-  const nearest = (share) => { const found = file.segments.findIndex(([, end]) => share * largest < end); return found < 0 ? file.segments.length - 1 : found; };
+  const nearest = (at, width) => { const found = file.segments.findIndex(([, end]) => at / width * largest < end); return found < 0 ? file.segments.length - 1 : found; };
   walkable(picture, `tensors of ${file.row[0]} by size`, pieces.length, nearest, (number) => {
     for (const [each, piece] of pieces.entries()) piece.classList.toggle("lit", each === number);
     said.textContent = number < 0 ? "" : file.segments[number][2];
     return said.textContent;
   });
   const [name, size, holds] = file.row;
-  return h("div", { class: "file" }, h("p", {}, h("code", {}, name), h("span", { class: "soft" }, `${size}, ${holds}`)), picture, said);
+  return h("div", { class: "file" }, h("p", {}, h("code", {}, name), h("span", { class: "soft" }, `${size}, ${holds}`)), picture);
 }
 
 function files() {
   const largest = Math.max(...facts.files.map((file) => file.bytes));
+  const said = h("output", { class: "said" });
   const legend = [["even", "even layers"], ["odd", "odd layers"], ["outside", "outside of the layers"]];
   section("files", "Files", `${facts.result.join(", ")}. A bar is a file, a piece of it a tensor; thin neighbours are drawn as one.`,
     h("ul", { class: "legend" }, legend.map(([tone, text]) => h("li", {}, h("i", { class: tone }), text))),
-    ...facts.files.map((file) => bar(file, largest)));
+    h("div", { class: facts.files.length > 8 ? "files many" : "files" }, facts.files.map((file) => bar(file, largest, said))), said);
 }
 
 function work() {
   section("work", "Work and memory", `Reads ${facts.read}, writes ${facts.written}; ${facts.memory}.`,
-    table(["class", "tensors", "bytes", "how"], facts.work, ["mono", "fixed", "fixed", "soft grow"]));
+    table(["class", "tensors", "bytes", "how"], facts.work, ["mono fixed", "fixed", "fixed", "soft grow"]));
   if (!facts.statistics.length) return;
   section("statistics", "Statistics of the whole model", "Found first, by sweeps over all the tensors that feed them.",
     table(["name", "what it is", "over", "reads"], facts.statistics, ["mono", "mono", "fixed", "fixed grow"]));

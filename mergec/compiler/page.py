@@ -178,11 +178,12 @@ def _line(choice: Choice | None) -> tuple[int, int]:
 
 
 def _origin(choice: Choice | None, recipe: str) -> dict[str, Any]:
-    """Which entry of the recipe a value comes from; `line` is 0 where it is not one of the recipe's own."""
+    """Which entry a value comes from; `line` is that of the recipe, 0 for the method's default and an override."""
     if choice is None:
-        return {"filter": None, "place": "", "line": 0}
-    line = choice.place.line if choice.place.file == recipe else 0
-    return {"filter": choice.filter, "place": str(choice.place), "line": line}
+        return {"filter": None, "from": "default", "line": 0}
+    if choice.place.file != recipe:
+        return {"filter": choice.filter, "from": choice.place.file, "line": 0}
+    return {"filter": choice.filter, "from": f"line {choice.place.line}", "line": choice.place.line}
 
 
 # ------------------------------------------------------------------------------------ files and bytes

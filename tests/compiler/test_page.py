@@ -146,7 +146,8 @@ def test_curves_are_the_settings_that_explain_tabulates(here: Path) -> None:
             value = curve["values"][curve["layers"].index(row["layer"] or 0)]
             assert value == (str(row[column]).lower() if isinstance(row[column], bool) else f"{row[column]:.6g}")
     assert found["weight", "a", "mlp", "model.layers"]["values"] == ["0.25", "0.75"]
-    assert found["weight", "a", "mlp", "model.layers"]["line"] == 6
+    curve = found["weight", "a", "mlp", "model.layers"]
+    assert (curve["line"], curve["from"]) == (6, "line 6")
     assert found["weight", "b", None, ""]["tensors"] == "3 tensors"
 
 
@@ -232,3 +233,14 @@ def test_the_command_writes_a_page_or_prints_it(here: Path) -> None:
     assert mergec("plan", "r.yml", "--html", "-", "--workers", "2").out == page
     assert mergec("plan", "r.yml", "--html", "r.yml", "--force").code == 2
     assert Path("r.yml").read_text() == RECIPE
+
+
+def test_what_lies_beside_the_code_is_in_the_package() -> None:
+    """What `pyproject.toml` names as package data; that a wheel has it, the continuous integration tries."""
+    tomllib = pytest.importorskip("tomllib")
+    root = Path(__file__).parents[2]
+    (patterns,) = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"].values()
+    package = root / "mergec"
+    beside = [p.relative_to(package) for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+    assert {Path("compiler/page.html"), Path("compiler/page.css"), Path("compiler/page.js")} <= set(beside)
+    assert [str(path) for path in beside if not any(path.match(pattern) for pattern in patterns)] == []

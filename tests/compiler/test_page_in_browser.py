@@ -132,13 +132,20 @@ def values_drawn(page: Page) -> list[dict[str, Any]]:
         """[...document.querySelectorAll('.plot')].map(plot => ({
             parameter: plot.closest('.parameter').dataset.name,
             title: plot.querySelector('figcaption > span').textContent,
-            grid: [...plot.querySelectorAll('.grid')].map(line => Number(line.getAttribute('y1'))),
-            axis: [...plot.querySelectorAll('.grid + text')].map(text => Number(text.textContent)),
-            ys: plot.querySelector('.curve').getAttribute('points').split(' ').map(p => Number(p.split(',')[1])),
+            grid: [...plot.querySelectorAll('.grid')].map(line => line.getBoundingClientRect().top),
+            axis: [...plot.querySelectorAll('.axis')].map(text => Number(text.textContent)),
+            labels: [...plot.querySelectorAll('.axis')].map(text => text.getBoundingClientRect())
+                .map(box => box.top + box.height / 2),
+            xs: [...plot.querySelectorAll('.dot, .last')].map(each => each.getBoundingClientRect().right),
+            ys: [...plot.querySelectorAll('.dot')].map(dot => dot.getBoundingClientRect().top),
         }))"""
     )
     for plot in plots:
-        (low, high), (bottom, top) = plot.pop("axis"), plot.pop("grid")
+        (high, low), (top, bottom) = plot.pop("axis"), plot.pop("grid")
+        assert plot.pop("labels") == pytest.approx([top, bottom], abs=4)
+        *xs, right = plot.pop("xs")
+        steps = [xs[0] + (right - xs[0]) * number / (LAYERS - 1) for number in range(LAYERS)]
+        assert xs == pytest.approx(steps, abs=1)
         plot["values"] = [low + (bottom - y) / (bottom - top) * (high - low) for y in plot.pop("ys")]
     return plots
 
@@ -236,7 +243,7 @@ def test_files_are_bars_in_proportion(shown: tuple[Page, Plan, Path]) -> None:
     whole = sum(widths)
     assert widths == pytest.approx([size / shard.file_bytes * whole for size in sizes], abs=0.5)
     press(page, ".bar", "ArrowRight")
-    assert texts(page, ".file output")[0].startswith("lm_head.weight: 128 B, model.safetensors, bytes ")
+    assert texts(page, "#files output")[0].startswith("lm_head.weight: 128 B, model.safetensors, bytes ")
 
 
 def test_the_page_is_quiet_and_asks_for_nothing(shown: tuple[Page, Plan, Path]) -> None:
@@ -257,8 +264,8 @@ def test_words_can_be_read_by_day_and_by_night(dark: bool, shown: tuple[Page, Pl
     page.look(dark=dark)
     paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (paper < 0.1) == dark
-    for selector in ("h1", ".lead", "a", ".plot output", ".foot", ".graph text", ".graph .attrs", ".spark text"):
-        name = "fill" if "text" in selector or "attrs" in selector else "color"
+    for selector in ("h1", ".lead", "a", ".plot output", ".foot", ".graph text", ".graph .attrs", ".axis"):
+        name = "fill" if ".graph" in selector else "color"
         ink = luminance(page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{name}"))
         light, deep = max(paper, ink), min(paper, ink)
         assert (light + 0.05) / (deep + 0.05) >= 4.5, selector
