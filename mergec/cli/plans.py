@@ -70,7 +70,7 @@ def _show_page(out: Path, page: str, made: Plan, force: bool) -> None:
         click.echo(page, nl=False)
         return
     write_page(out, page, force=force, inputs=[made.recipe_path, *(file.path for file in made.files)])
-    click.echo(f"{out}: plan {made.hash()[:12]} as a page of {size_text(len(page))}")
+    click.echo(f"{out}: plan {made.hash()[:12]} as a page of {size_text(len(page.encode()))}")
 
 
 @click.command()

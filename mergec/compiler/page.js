@@ -89,11 +89,11 @@ function models() {
 const isNumber = (text) => text !== "" && Number.isFinite(Number(text));
 const isConstant = (values) => values.every((value) => value === values[0]);
 
-// An entry of the recipe for one model: a curve for each stack of layers, and a value outside of them.
+// An entry of the recipe for the models that take it: a curve for each stack of layers, and a value outside of them.
 function entries(setting) {
   const found = new Map();
   for (const curve of setting.curves) {
-    const key = JSON.stringify([curve.model, curve.from, curve.filter]);
+    const key = JSON.stringify([curve.models, curve.from, curve.filter]);
     if (!found.has(key)) found.set(key, { ...curve, stacks: [], outside: null });
     if (curve.stack) found.get(key).stacks.push(curve); else found.get(key).outside = curve;
   }
@@ -160,23 +160,25 @@ function runs(curve) {
 }
 
 function plot(setting, entry, curve, range) {
-  const label = entry.model || "all models", numeric = curve.values.every(isNumber);
+  const label = entry.models || "all models", numeric = curve.values.every(isNumber);
   const output = h("output", {}, summary(curve.values));
+  const foot = curve.stack && entry.outside ? `outside of the layers: ${entry.outside.values[0]}` : curve.tensors;
   const stack = entry.stacks.length > 1 ? h("span", { class: "chip" }, curve.stack) : null;
   return h("figure", { class: "plot" },
     h("figcaption", {}, h("span", { title: label }, h("span", { class: "mono" }, label),
       entry.filter === null ? null : h("span", { class: "chip", title: "filter" }, entry.filter), stack), output),
-    numeric ? spark(setting, curve, label, range, output) : runs(curve),
-    h("div", { class: "foot" }, h("span", {}, entry.outside ? `outside of the layers: ${entry.outside.values[0]}` : curve.tensors),
+    curve.stack === "" ? "" : numeric ? spark(setting, curve, label, range, output) : runs(curve),
+    h("div", { class: "foot" }, h("span", {}, curve.stack ? foot : `${foot} outside of the layers`),
       h("span", { title: entry.from }, place(entry.line, entry.from))));
 }
 
 function valueTable(setting, found) {
-  const columns = found.flatMap((entry) => entry.stacks.map((curve) => [entry, curve]));
-  const name = ([entry, curve]) => [entry.model || "all models", entry.filter, entry.stacks.length > 1 ? curve.stack : null].filter(Boolean).join(", ");
-  const layers = [...new Set(columns.flatMap(([, curve]) => curve.layers))].sort((a, b) => a - b);
-  const rows = layers.map((layer) => [String(layer), ...columns.map(([, curve]) => curve.values[curve.layers.indexOf(layer)] ?? "")]);
-  rows.push(["outside", ...columns.map(([entry, curve]) => (entry.outside && entry.stacks[0] === curve ? entry.outside.values[0] : ""))]);
+  const columns = found.flatMap((entry) => (entry.stacks.length ? entry.stacks : [entry.outside]).map((curve) => [entry, curve]));
+  const name = ([entry, curve]) => [entry.models || "all models", entry.filter, entry.stacks.length > 1 ? curve.stack : null].filter(Boolean).join(", ");
+  const inside = columns.map(([, curve]) => (curve.stack ? curve : { layers: [], values: [] }));
+  const layers = [...new Set(inside.flatMap((curve) => curve.layers))].sort((a, b) => a - b);
+  const rows = layers.map((layer) => [String(layer), ...inside.map((curve) => curve.values[curve.layers.indexOf(layer)] ?? "")]);
+  rows.push(["outside", ...columns.map(([entry, curve]) => (entry.outside && (entry.stacks[0] ?? entry.outside) === curve ? entry.outside.values[0] : ""))]);
   const details = h("details", {}, h("summary", {}, `${setting.name} as a table`));
   details.addEventListener("toggle", () => {
     if (details.children.length === 1) details.append(table(["layer", ...columns.map(name)], rows, ["", ...columns.map(() => "number")]));
@@ -185,7 +187,7 @@ function valueTable(setting, found) {
 }
 
 function settings() {
-  const isPlain = (setting) => setting.curves.every((curve) => curve.model === "" && isConstant(curve.values))
+  const isPlain = (setting) => setting.curves.every((curve) => curve.models === "" && isConstant(curve.values))
     && new Set(setting.curves.map((curve) => curve.values[0])).size <= 1;
   const isDefault = (setting) => setting.curves.every((curve) => curve.from === "default");
   const plotted = facts.settings.filter((setting) => !isPlain(setting) && !isDefault(setting));
@@ -261,7 +263,7 @@ function tensors(showKind) {
 
 // -------------------------------------------------------------------------------------------- graphs
 
-const BOX = { width: 136, height: 40, across: 152, down: 70, pad: 14 };
+const BOX = { width: 146, height: 40, across: 162, down: 70, pad: 14 };
 
 function listing(kind, form) {
   return form.ops.map((op, number) => [`%${number} = ${op}`, ...form.inputs[number].map((input) => `%${input}`),
@@ -288,7 +290,7 @@ function draw(kind, output) {
     nodes.push(s("g", { class: `node ${facts.words[kind.spaces[number]]}`, tabindex: 0, role: "img", "aria-label": text[number], "data-node": number },
       s("rect", { class: "box", x: left, y: top, width: BOX.width, height: BOX.height, rx: 5 }),
       s("rect", { class: "tab", x: left, y: top + 8, width: 3.5, height: BOX.height - 16 }),
-      s("text", { x: left + 12, y: top + 17 }, shorten(op, 17)), s("text", { class: "attrs", x: left + 12, y: top + 31 }, shorten(under, 18))));
+      s("text", { x: left + 12, y: top + 17 }, shorten(op, 17)), s("text", { class: "attrs", x: left + 12, y: top + 31 }, shorten(under, 19))));
   });
   nodes.forEach((node, number) => {
     const light = (on) => () => {
@@ -375,7 +377,8 @@ function bar(file, largest, said) {
 function files() {
   const largest = Math.max(...facts.files.map((file) => file.bytes));
   const said = h("output", { class: "said" });
-  const legend = [["even", "even layers"], ["odd", "odd layers"], ["outside", "outside of the layers"]];
+  const seen = facts.files.some((file) => file.segments[0][1] > largest / 100); // headers are mostly too small to see
+  const legend = [["even", "even layers"], ["odd", "odd layers"], ["outside", "outside of the layers"], ...(seen ? [["header", "header"]] : [])];
   section("files", "Files", `${facts.result.join(", ")}. A bar is a file, a piece of it a tensor; thin neighbours are drawn as one.`,
     h("ul", { class: "legend" }, legend.map(([tone, text]) => h("li", {}, h("i", { class: tone }), text))),
     h("div", { class: facts.files.length > 8 ? "files many" : "files" }, facts.files.map((file) => bar(file, largest, said))), said);

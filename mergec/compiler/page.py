@@ -145,31 +145,27 @@ def _curves(analysis: Analysis) -> dict[str, dict[tuple[str, Choice | None], Cur
 
 
 def _setting(recipe: Recipe, parameter: Parameter, curves: Mapping[tuple[str, Choice | None], Curve]) -> dict[str, Any]:
-    """A parameter with its range, and a curve per model, entry of the recipe, and stack of layers."""
-    models = ["", *recipe.references]
-    found = []
-    for (model, choice), curve in sorted(
-        curves.items(), key=lambda item: (models.index(item[0][0]), _line(item[0][1]))
-    ):
+    """A parameter with its range, and a curve per stack of layers, entry of the recipe, and models that take it."""
+    order = ["", *recipe.references]
+    found: dict[str, dict[str, Any]] = {}
+    for (model, choice), curve in sorted(curves.items(), key=lambda item: (order.index(item[0][0]), _line(item[0][1]))):
         for stack in sorted({stack for stack, _ in curve}, reverse=True):
             points = sorted((index, *curve[s, index]) for s, index in curve if s == stack)
-            found.append(
-                {
-                    "model": model,
-                    "stack": stack,
-                    "layers": [index for index, _, _ in points],
-                    "values": [text for _, text, _ in points],
-                    "tensors": count(sum(size for _, _, size in points), "tensor"),
-                    **_origin(choice, recipe.document.file),
-                }
-            )
+            shown = {
+                "stack": stack,
+                "layers": [index for index, _, _ in points],
+                "values": [text for _, text, _ in points],
+                "tensors": count(sum(size for _, _, size in points), "tensor"),
+                **_origin(choice, recipe.document.file),
+            }
+            found.setdefault(repr(shown), {"models": [], **shown})["models"].append(model)
     schema = parameter.schema
     return {
         "name": parameter.name,
         "what": parameter.description,
         "low": schema.get("minimum", schema.get("exclusiveMinimum")),
         "high": schema.get("maximum", schema.get("exclusiveMaximum")),
-        "curves": found,
+        "curves": [{**curve, "models": ", ".join(curve["models"])} for curve in found.values()],
     }
 
 

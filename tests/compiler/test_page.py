@@ -132,9 +132,10 @@ def test_curves_are_the_settings_that_explain_tabulates(here: Path) -> None:
     facts = page_facts(*compiled(here / "r.yml"), [])
     rows = json.loads(mergec("explain", "r.yml", "--table", "*", "--json").out)
     found = {
-        (setting["name"], curve["model"], curve["filter"], curve["stack"]): curve
+        (setting["name"], model, curve["filter"], curve["stack"]): curve
         for setting in facts["settings"]
         for curve in setting["curves"]
+        for model in curve["models"].split(", ")
     }
     for row in rows:
         stack = "model.layers" if row["layer"] is not None else ""

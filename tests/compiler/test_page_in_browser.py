@@ -158,10 +158,8 @@ def test_plots_lie_where_the_settings_are(shown: tuple[Page, Plan, Path]) -> Non
         ("weight", "amlp", [0.25 + 0.5 * t for t in steps]),
         ("weight", "a", [1.5] * LAYERS),
         ("weight", "b", [0.5] * LAYERS),
-        ("density", "anorm", [1] * LAYERS),
-        ("density", "a", hill),
-        ("density", "bnorm", [1] * LAYERS),
-        ("density", "b", hill),
+        ("density", "a, bnorm", [1] * LAYERS),
+        ("density", "a, b", hill),
     ]
     found = values_drawn(page)
     assert [(plot["parameter"], plot["title"]) for plot in found] == [(p, t) for p, t, _ in expected]
@@ -200,6 +198,33 @@ def test_values_are_a_table_too(shown: tuple[Page, Plan, Path]) -> None:
     assert rows[1] == ["0", "0.25", "1.5", "0.5"]
     assert rows[LAYERS] == [str(LAYERS - 1), "0.75", "1.5", "0.5"]
     assert rows[-1] == ["outside", "", "1.5", "0.5"]
+
+
+def test_what_is_no_curve_is_said_in_words(chromium: Browser, tmp_path: Path) -> None:
+    recipe = """\
+merge_method: ties
+base_model: base
+models: [{model: a}, {model: b}]
+parameters:
+  weight: [{filter: embed, value: 0.25}, {value: 1}]
+  density: 0.5
+  normalize: [{filter: mlp, value: [true, false]}, {value: true}]
+"""
+    made(tmp_path, recipe, SHAPES)
+    page = chromium.page()
+    page.open(tmp_path / "p.html")
+    cards = {text.split("line")[0] for text in texts(page, "[data-name=weight] .plot, [data-name=normalize] .plot")}
+    assert cards == {
+        "a, bembed0.251 tensor outside of the layers",
+        "a, b110layer 05outside of the layers: 1",
+        "all modelsmlplayers 0-4: truelayer 5: false6 tensors",
+        "all modelstruelayers 0-5: trueoutside of the layers: true",
+    }
+    page.evaluate("document.querySelector('[data-name=weight] details').open = true")
+    page.evaluate("new Promise(requestAnimationFrame)")
+    rows = texts(page, "[data-name=weight] tbody tr")
+    assert (rows[0], rows[-1]) == ("01", "outside0.251")
+    assert page.errors == []
 
 
 def narrowed(page: Page, text: str) -> tuple[list[str], str]:
