@@ -124,12 +124,37 @@ def fused(base: Array, deltas: Sequence[Array], weight: Sequence[float], normali
     return base + factor * merged
 
 
+def votes_of(weighed: list[Array], elect: str) -> Array:
+    """What decides on the sign of each entry."""
+    zero = np.zeros_like(weighed[0])
+    if elect in ("sum", "count"):
+        return np.asarray(sum((np.sign(one) for one in weighed) if elect == "count" else weighed, start=zero))
+    norms = [float((one * one).sum()) for one in weighed]
+    shares = [one * np.abs(one) / norm if norm else zero for one, norm in zip(weighed, norms, strict=True)]
+    if elect == "normmass":
+        return np.asarray(sum(shares, start=zero))
+    first = np.argmax(np.abs(np.stack(shares)), axis=0)
+    return np.asarray(np.take_along_axis(np.stack(shares), first[None], axis=0)[0])
+
+
 def fused_elected(
-    base: Array, deltas: Sequence[Array], weight: Sequence[float], normalize: bool, factor: float, elect: str
+    base: Array,
+    deltas: Sequence[Array],
+    weight: Sequence[float],
+    normalize: bool,
+    factor: float,
+    elect: str,
+    zero_sign: str = "plus",
+    aggregate: str | None = None,
 ) -> Array:
     weighed = [share * delta for delta, share in zip(deltas, weight, strict=True)]
-    votes = [np.sign(one) for one in weighed] if elect == "count" else weighed
-    plus = sum(votes, start=np.zeros_like(base)) >= 0
+    votes = votes_of(weighed, elect)
+    majority = (votes > 0).sum() >= (votes < 0).sum() if zero_sign == "majority" else zero_sign == "plus"
+    plus = votes >= 0 if majority else votes > 0
+    if aggregate == "max":
+        agreeing = [np.where(np.where(plus, one > 0, one < 0), np.abs(one), 0) for one in weighed]
+        return np.asarray(base + factor * np.where(plus, 1, -1) * np.max(agreeing, axis=0))
+    normalize = normalize if aggregate is None else aggregate == "mean"
     merged, mass = np.zeros_like(base), np.zeros_like(base)
     for one, share in zip(weighed, weight, strict=True):
         agrees = np.where(plus, one > 0, one < 0)
@@ -222,7 +247,9 @@ def _dropped_at_random(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
 
 def _dropped_by_rank(deltas: list[Array], p: dict[str, Any]) -> list[Array]:
     keys = [stream_key(p["seed"], "trim.ranked.1", p["name"], slot) for slot in range(len(deltas))]
-    found = [dropped_by_rank(*one) for one in zip(deltas, p["density"], p["epsilon"], keys, strict=True)]
+    windows = p.get("window_size") or [None] * len(deltas)
+    spreads = [e if window is None else window / 2 for e, window in zip(p["epsilon"], windows, strict=True)]
+    found = [dropped_by_rank(*one) for one in zip(deltas, p["density"], spreads, keys, strict=True)]
     if p["rescale"] == "l1":
         return _l1(deltas, [kept for kept, _ in found])
     if p["rescale"] in (True, "inverse_prob"):
@@ -242,14 +269,99 @@ def _sparse(trim: Trim, elects: bool, **defaults: Any) -> Callable[..., Array]:
         p = {**values, **defaults, **given}
         deltas = trim([model - base for model in models], p)
         if elects:
-            return fused_elected(base, deltas, p["weight"], p["normalize"], p["lambda_"], p["elect"])
+            rules = (p["elect"], p.get("zero_sign", "plus"), p.get("aggregate"))
+            return fused_elected(base, deltas, p["weight"], p["normalize"], p["lambda_"], *rules)
         return fused(base, deltas, p["weight"], p["normalize"], p["lambda_"])
 
     return merge
 
 
+def magmax(
+    base: Array, models: list[Array], *, weight: list[float] | None = None, lambda_: float = 1.0, **_: Any
+) -> Array:
+    deltas = _weighed(base, models, weight)
+    merged = deltas[0]
+    for delta in deltas[1:]:
+        merged = np.where(np.abs(delta) >= np.abs(merged), delta, merged)
+    return base + lambda_ * merged
+
+
+def _weighed(base: Array, models: list[Array], weight: list[float] | None) -> list[Array]:
+    return [share * (model - base) for share, model in zip(weight or [1.0] * len(models), models, strict=True)]
+
+
+def consensus(
+    base: Array,
+    models: list[Array],
+    *,
+    weight: list[float] | None = None,
+    mask_lambda: list[float] | None = None,
+    agreement: int = 2,
+    lambda_: float = 1.0,
+    **_: Any,
+) -> Array:
+    deltas = [model - base for model in models]
+    joint = sum(deltas, start=np.zeros_like(base))
+    limits = mask_lambda or [0.4] * len(models)
+    votes = [np.abs(one) > limit * np.abs(joint - one) for one, limit in zip(deltas, limits, strict=True)]
+    merged = sum(_weighed(base, models, weight), start=np.zeros_like(base))
+    return base + lambda_ * np.where(sum(vote.astype(int) for vote in votes) >= agreement, merged, 0)
+
+
+def entanglement(deltas: list[Array]) -> Array:
+    pairs = combinations(range(len(deltas)), 2)
+    strain = sum((np.abs(deltas[i]) * np.abs(deltas[j]) for i, j in pairs), start=np.zeros_like(deltas[0]))
+    return np.asarray(2 * strain)
+
+
+def trust_region(
+    base: Array,
+    models: list[Array],
+    *,
+    weight: list[float] | None = None,
+    quantile: float = 0.99,
+    lambda_: float = 1.0,
+    **_: Any,
+) -> Array:
+    strain = entanglement([model - base for model in models])
+    limit = np.sort(strain.ravel())[math.ceil(quantile * (strain.size - 1))] if strain.size else 0.0
+    merged = sum(_weighed(base, models, weight), start=np.zeros_like(base))
+    return base + lambda_ * np.where(strain < limit, merged, 0)
+
+
+def pcb(base: Array, models: list[Array], *, pcb_ratio: float = 0.1, lambda_: float = 1.0, **_: Any) -> Array:
+    deltas = [model - base for model in models]
+    if base.size == 0:
+        return base
+    joint = sum(deltas, start=np.zeros_like(base))
+    above = below = np.zeros_like(base)
+    for delta in deltas:
+        low, high = _ranked(np.abs(delta), 1 - 1e-4), _ranked(np.abs(delta), 1e-4)
+        size = (np.clip(np.abs(delta), low, high) - low) / ((high - low) or 1)
+        won = np.maximum(np.exp(len(models) * size**2) * np.tanh(delta * joint), 0)
+        least, most = _ranked(won, pcb_ratio), _ranked(won, 0.0)
+        share = np.maximum(won - least, 0) / ((most - least) or 1)
+        above = above + np.sign(delta) * np.clip(np.abs(delta), low, high) * share
+        below = below + share
+    return base + lambda_ * above / np.where(below == 0, 1, below)
+
+
+def _ranked(values: Array, share: float) -> float:
+    """The (int(share * n) + 1)-th largest value."""
+    return float(np.sort(values.ravel())[::-1][min(values.size - 1, int(share * values.size))])
+
+
+def weight_avg(base: None, models: list[Array], *, weight: list[float] | None = None, **given: Any) -> Array:
+    return linear(base, models, weight=weight or [1.0] * len(models), **given)
+
+
 METHODS: dict[str, Callable[..., Array]] = {
     "linear": linear,
+    "magmax": magmax,
+    "consensus": consensus,
+    "trust_region": trust_region,
+    "pcb": pcb,
+    "weight_avg": weight_avg,
     "passthrough": passthrough,
     "slerp": slerp,
     "model_stock": model_stock,

@@ -1,6 +1,34 @@
 """What a tensor may undergo: ops, each with its kernel, and methods, each a short composition of ops."""
 
 # every op registers when its module is imported; a plan names ops, so all of them must be there
-from mergec.ops import basic, elect, fourier, fuse, gram, pool, rescale, stock, svd, threshold, trim, wudi
+from mergec.ops import (
+    basic,
+    competition,
+    elect,
+    fourier,
+    fuse,
+    gram,
+    pool,
+    rescale,
+    stock,
+    svd,
+    threshold,
+    trim,
+    wudi,
+)
 
-__all__ = ["basic", "elect", "fourier", "fuse", "gram", "pool", "rescale", "stock", "svd", "threshold", "trim", "wudi"]
+__all__ = [
+    "basic",
+    "competition",
+    "elect",
+    "fourier",
+    "fuse",
+    "gram",
+    "pool",
+    "rescale",
+    "stock",
+    "svd",
+    "threshold",
+    "trim",
+    "wudi",
+]

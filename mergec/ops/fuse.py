@@ -26,6 +26,10 @@ Consensus = Annotated[
     Literal["sum", "none"],
     Field(description="add up the deltas that have the sign of the sum of all, entry by entry (sum), or all (none)"),
 ]
+Aggregate = Annotated[
+    Literal["mean", "sum", "max"] | None,
+    Field(description="what becomes of deltas that agree; left out: mean if normalize, else sum"),
+]
 Int8Mask = Annotated[
     bool,
     Field(
@@ -66,6 +70,21 @@ def fuse_signed(
     check_weights(weight, normalize)
     parts, used = weighed(deltas, weight), tuple(weight) if normalize else ()
     return fuse_agreeing(base, sign, *parts, weights=used, normalize=normalize, factor=factor)
+
+
+def fuse_agreed(
+    base: Node,
+    sign: Node,
+    deltas: Sequence[Node],
+    weight: Sequence[float],
+    normalize: bool,
+    factor: float,
+    aggregate: str | None,
+) -> Node:
+    """`fuse_signed`, or base + factor * the largest of the weighted deltas that have the elected sign."""
+    if aggregate == "max":
+        return fuse_largest_agreeing(base, sign, *weighed(deltas, weight), factor=factor)
+    return fuse_signed(base, sign, deltas, weight, normalize if aggregate is None else aggregate == "mean", factor)
 
 
 def fuse_models(models: Sequence[Node], weight: Sequence[float], normalize: bool) -> Node:
@@ -120,6 +139,32 @@ def fuse_agreeing(
     merged, mass = merged.to(base.dtype), mass.to(base.dtype)
     if normalize:
         merged = merged / (mass + (mass == 0))
+    return base + (merged * factor if factor != 1 else merged)
+
+
+@op("map", "weight sign delta* -> weight", scratch_bytes=16)
+def fuse_largest_agreeing(base: Tensor, plus: Tensor, *deltas: Tensor, factor: float) -> Tensor:
+    """base + factor * per entry the largest of the weighted deltas that have the elected sign, 0 where none has."""
+    import torch
+
+    largest = torch.zeros_like(base)
+    for delta in deltas:
+        largest = torch.maximum(largest, torch.where(plus, delta, -delta))
+    merged = torch.where(plus, largest, -largest)
+    return base + (merged * factor if factor != 1 else merged)
+
+
+@op("map", "weight delta* -> weight", scratch_bytes=16)
+def fuse_largest(base: Tensor, *deltas: Tensor, factor: float) -> Tensor:
+    """base + factor * per entry the delta of the largest magnitude; of equal ones the last.
+
+    Base [1, 1] and deltas [1, -2], [-1, 1] give [0, -1].
+    """
+    import torch
+
+    merged = deltas[0]
+    for delta in deltas[1:]:
+        merged = torch.where(delta.abs() >= merged.abs(), delta, merged)
     return base + (merged * factor if factor != 1 else merged)
 
 

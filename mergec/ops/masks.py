@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from mergec.graph import Node
 from mergec.ops.elect import total
@@ -11,6 +13,13 @@ from mergec.ops.trim import cut, ranked_before
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+MaskLambda = Annotated[
+    float,
+    Field(ge=0, allow_inf_nan=False, description="an entry counts if its change is above this times what others add"),
+]
+Agreement = Annotated[int, Field(ge=1, description="how many models must take an entry for it to be kept")]
 
 
 @op("map", "delta* -> delta", scratch_bytes=4)
@@ -26,6 +35,38 @@ def stands_out(delta: Tensor, joint: Tensor, *, threshold: float) -> Tensor:
     [2, 1] in a sum of [3, 4] at threshold 1 is [true, false]. Wang et al., arXiv:2405.07813, eq. 4.
     """
     return delta.abs() > threshold * (joint - delta).abs()
+
+
+@op("map", "delta* -> mask", scratch_bytes=24)
+def wanted(*deltas: Tensor, thresholds: tuple[float, ...], least: int) -> Tensor:
+    """Whether at least `least` tasks take the sum of the deltas at an entry, each by its TALL mask.
+
+    Wang et al., arXiv:2405.07813, section 4.
+    """
+    import torch
+
+    joint = total(deltas)
+    count = torch.zeros_like(joint, dtype=torch.int8)
+    for delta, threshold in zip(deltas, thresholds, strict=True):
+        count += delta.abs() > threshold * (joint - delta).abs()
+    return count >= least
+
+
+@op("map", "delta* -> delta", scratch_bytes=16)
+def entanglement(*deltas: Tensor) -> Tensor:
+    """By how much a change of each task disturbs the others, to first order: the sum over pairs of |d_i| |d_j|.
+
+    [1, 2], [3, 0] and [1, 1] give [14, 4]. Task Arithmetic in Trust Region, arXiv:2501.15065, its zero-shot form.
+    """
+    magnitudes = [delta.abs() for delta in deltas]
+    joint = total(magnitudes)
+    return total(magnitude * (joint - magnitude) for magnitude in magnitudes)
+
+
+@op("map", "delta scalar -> mask", scratch_bytes=0)
+def below(values: Tensor, threshold: tuple[float, ...]) -> Tensor:
+    """The entries below the second cut of a threshold, the magnitude it found."""
+    return values < threshold[2]
 
 
 @op("map", "delta* -> delta", scratch_bytes=16)

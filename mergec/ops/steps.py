@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from mergec.ops import basic, fuse, trim
+from collections.abc import Sequence
+
+from mergec.graph import Node
+from mergec.ops import basic, fuse, masks, trim
 from mergec.ops import elect as election
 from mergec.ops import rescale as rescaling
-from mergec.ops.elect import Election
-from mergec.ops.fuse import Lambda, Normalize, Weight
+from mergec.ops.elect import Election, ZeroSign
+from mergec.ops.fuse import Aggregate, Lambda, Normalize, Weight
+from mergec.ops.masks import Agreement, MaskLambda
+from mergec.ops.parts import masked
+from mergec.ops.pool import over_model
 from mergec.ops.registry import Arithmetic, Draw, Each, ParameterError, each
 from mergec.ops.rescale import Rescale
 from mergec.ops.step import Deltas, Elected, Merged, Models, Rooted, Trimmed, step
-from mergec.ops.threshold import Extent, KeepCount, trim_share
-from mergec.ops.trim import Density, Epsilon, Gamma
+from mergec.ops.threshold import Extent, KeepCount, Quantile, threshold, trim_share
+from mergec.ops.trim import Density, Epsilon, Gamma, WindowSize
 
 
 @step()
@@ -50,13 +56,41 @@ def trim_random(working: Deltas, *, density: Each[Density] = each(1.0), draw: Dr
 
 @step(keep="ranked")
 def trim_ranked(
-    working: Deltas, *, density: Each[Density] = each(1.0), epsilon: Each[Epsilon] = each(0.15), draw: Draw
+    working: Deltas,
+    *,
+    density: Each[Density] = each(1.0),
+    epsilon: Each[Epsilon] = each(0.15),
+    window_size: Each[WindowSize] = each(None),
+    draw: Draw,
 ) -> Trimmed:
     """Keep entries with a probability that grows with their rank in their row; model i draws from slot i."""
-    shares = enumerate(zip(working.deltas, density, epsilon, strict=True))
+    spreads = [spread if window is None else window / 2 for spread, window in zip(epsilon, window_size, strict=True)]
+    shares = enumerate(zip(working.deltas, density, spreads, strict=True))
     pairs = [trim.trim_ranked(delta, share, spread, slot, draw) for slot, (delta, share, spread) in shares]
     kept, chance = zip(*pairs, strict=True)
     return Trimmed(working.base, kept, working.deltas, chance)
+
+
+@step(keep="wanted")
+def trim_wanted(working: Deltas, *, mask_lambda: Each[MaskLambda] = each(0.4), agreement: Agreement = 2) -> Trimmed:
+    """Keep the entries of all deltas that at least `agreement` models take of their sum, by their TALL masks."""
+    mask = masks.wanted(*working.deltas, thresholds=tuple(mask_lambda), least=agreement)
+    return Trimmed(working.base, _masked(working.deltas, mask), working.deltas, None)
+
+
+@step(keep="trusted")
+def trim_trusted(working: Deltas, *, quantile: Quantile = 0.99, scope: Extent = "tensor") -> Trimmed:
+    """Keep the entries of all deltas in which changes of one model disturb the others least, a share of `quantile`."""
+    strain = masks.entanglement(*working.deltas)
+    wide = basic.cast(strain, dtype="float32") if strain.type.item_bytes < 4 else strain
+    limit = threshold(wide, density=quantile, rule="quantile")
+    if scope == "model":
+        limit = over_model(limit, name="limit of the entanglement")
+    return Trimmed(working.base, _masked(working.deltas, masks.below(wide, limit)), working.deltas, None)
+
+
+def _masked(deltas: Sequence[Node], mask: Node) -> tuple[Node, ...]:
+    return tuple(masked(delta, mask) for delta in deltas)
 
 
 @step()
@@ -76,27 +110,48 @@ def rescale(working: Trimmed, by: Rescale = True, *, arithmetic: Arithmetic) -> 
 
 
 @step()
-def elect(working: Deltas, by: Election = "sum", *, weight: Each[Weight] = each(1.0)) -> Elected:
-    """Elect one sign per entry, by the sum of the weighted deltas or by how many have each sign."""
-    sign = election.elect(*basic.weighed(working.deltas, weight), by=by)
+def elect(
+    working: Deltas,
+    by: Election = "sum",
+    zero_sign: ZeroSign = "plus",
+    *,
+    weight: Each[Weight] = each(1.0),
+    scope: Extent = "tensor",
+) -> Elected:
+    """Elect one sign per entry, by the sum of the weighted deltas, or by how many have each sign."""
+    sign = election.elected(basic.weighed(working.deltas, weight), by, zero_sign, scope)
     return Elected(working.base, working.deltas, sign)
 
 
 @step(how="agreeing")
 def fuse_agreeing(
-    working: Elected, *, weight: Each[Weight], normalize: Normalize = False, lambda_: Lambda = 1.0
+    working: Elected,
+    *,
+    weight: Each[Weight] = each(1.0),
+    normalize: Normalize = False,
+    lambda_: Lambda = 1.0,
+    aggregate: Aggregate = None,
 ) -> Merged:
     """Add the weighted deltas that have the elected sign to the base."""
-    return Merged(fuse.fuse_signed(working.base, working.sign, working.deltas, weight, normalize, lambda_))
+    base, sign, deltas = working.base, working.sign, working.deltas
+    return Merged(fuse.fuse_agreed(base, sign, deltas, weight, normalize, lambda_, aggregate))
 
 
 @step(how="sum")
-def fuse_sum(working: Deltas, *, weight: Each[Weight], normalize: Normalize = False, lambda_: Lambda = 1.0) -> Merged:
+def fuse_sum(
+    working: Deltas, *, weight: Each[Weight] = each(1.0), normalize: Normalize = False, lambda_: Lambda = 1.0
+) -> Merged:
     """Add the weighted deltas to the base."""
     return Merged(fuse.fuse_deltas(working.base, working.deltas, weight, normalize, lambda_))
 
 
+@step(how="largest")
+def fuse_largest(working: Deltas, *, weight: Each[Weight] = each(1.0), lambda_: Lambda = 1.0) -> Merged:
+    """Add the weighted delta of the largest magnitude to the base, entry by entry."""
+    return Merged(fuse.fuse_largest(working.base, *basic.weighed(working.deltas, weight), factor=lambda_))
+
+
 @step(how="average")
-def fuse_average(working: Models, *, weight: Each[Weight], normalize: Normalize = True) -> Merged:
+def fuse_average(working: Models, *, weight: Each[Weight] = each(1.0), normalize: Normalize = True) -> Merged:
     """Average the models, weighted; no base is needed."""
     return Merged(fuse.fuse_models(working.models, weight, normalize))

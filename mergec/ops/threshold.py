@@ -6,7 +6,7 @@ per sweep by counting. Counts add up exactly, in any order.
 
 from __future__ import annotations
 
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Rule: TypeAlias = Literal["exact", "reference"]
+Rule: TypeAlias = Literal["exact", "reference", "quantile"]
 Extent = Annotated[
     Literal["tensor", "model"],
     Field(description="what a threshold is taken over: each tensor for itself, or the whole model"),
@@ -32,6 +32,11 @@ KeepCount = Annotated[
         description="int(density * n) entries, ties by lowest index (exact); or one more, and all that equal it, as"
         " the paper's code does (reference)"
     ),
+]
+
+
+Quantile = Annotated[
+    float, Field(gt=0, le=1, description="share of the entries that is kept, those that disturb other models least")
 ]
 
 
@@ -56,6 +61,8 @@ class Threshold(Pool):
         """How many of n magnitudes are kept, where no two are equal."""
         if self._rule == "exact":
             return keep_count(self._density, entries)
+        if self._rule == "quantile":  # what the density is the share below of: from the order statistic rounded up on
+            return entries - ceil(self._density * (entries - 1))
         return min(entries, int(entries * self._density) + 1)
 
     def wants(self, number: int) -> bool:

@@ -23,6 +23,12 @@ Epsilon = Annotated[
 ]
 
 
+WindowSize = Annotated[
+    Annotated[float, Field(ge=0, lt=2)] | None,
+    Field(description="the whole spread of keep probabilities, 2 * epsilon, which the paper's code asks for"),
+]
+
+
 def keep_count(density: float, entries: int) -> int:
     """How many of n entries a density keeps: int(density * n), at least one unless the density is 0.
 

@@ -13,7 +13,8 @@ from mergec.recipe.format import format_text
 from mergec.recipe.settings import expectation
 from mergec.recipe.steps import PIPELINE, SUMMARY
 
-_EXAMPLES: dict[str, Any] = {"weight": 0.5, "density": 0.5, "t": 0.5}
+_EXAMPLES: dict[str, Any] = {"weight": 0.5, "density": 0.5, "t": 0.5, "scale": 1.0}
+_EXAMPLES |= {"aggregate": "mean", "window_size": 0.3}  # what is done without them
 _SKIPPED = ("int8_mask",)
 _PIPELINE_HEAD = """\
 # Do what is listed under 'steps:'; these are the steps of ties. `mergec methods NAME` prints those of other methods.
@@ -71,8 +72,7 @@ def _pipeline_text() -> str:
 
 
 def _entry(parameter: Parameter) -> str:
-    value = _EXAMPLES.get(parameter.name, parameter.default)
-    return f"{parameter.name}: {_yaml(1.0 if value is None else value)}"
+    return f"{parameter.name}: {_yaml(_EXAMPLES.get(parameter.name, parameter.default))}"
 
 
 def _comment(parameter: Parameter) -> str:

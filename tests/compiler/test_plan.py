@@ -61,6 +61,11 @@ parameters:
     "task_arithmetic": BASED + "parameters: {weight: [{filter: lm_head, value: 0}, {value: 0.4}], normalize: true}",
     "wudi": BASED + "parameters: {iterations: 100}",
     "tsv": BASED + "parameters: {vectors: base}",
+    "consensus": BASED + "parameters: {mask_lambda: 0.5, agreement: 2}",
+    "magmax": BASED + "parameters: {lambda: 0.5}",
+    "pcb": BASED + "parameters: {pcb_ratio: 0.2}",
+    "trust_region": BASED + "parameters: {quantile: 0.9, weight: 0.5}",
+    "weight_avg": THREE,
     "ties": BASED + "parameters: {weight: 0.5, density: 0.5}",
 }
 

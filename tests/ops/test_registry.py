@@ -54,7 +54,7 @@ def test_parameters_come_from_the_signature() -> None:
     assert not ties["normalize"].per_model
     assert ties["lambda"].argument == "lambda_"
     assert ties["density"].schema["maximum"] == 1
-    assert ties["elect"].schema["enum"] == ["sum", "count"]
+    assert ties["elect"].schema["enum"] == ["sum", "count", "normmass", "normfrac"]
 
 
 def test_a_mistyped_method_is_answered_with_the_nearest() -> None:

@@ -19,9 +19,13 @@ def test_what_a_step_is_follows_from_its_signature() -> None:
     assert ranked is steps.trim_ranked
     assert (ranked.choice, ranked.way, ranked.label, ranked.first) == ("keep", "ranked", "trim: ranked", "keep")
     assert (ranked.takes, ranked.leaves) == (Deltas, Trimmed)
-    assert list(ranked.settings) == ["density", "epsilon"]
+    assert list(ranked.settings) == ["density", "epsilon", "window_size"]
     assert ranked.takes_draw
-    assert (list(steps.elect.here), list(steps.elect.settings), steps.elect.first) == (["by"], ["weight"], "by")
+    assert (list(steps.elect.here), list(steps.elect.settings), steps.elect.first) == (
+        ["by", "zero_sign"],
+        ["weight", "scope"],
+        "by",
+    )
     assert steps.diff.first == ""
 
 

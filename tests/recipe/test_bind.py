@@ -135,7 +135,7 @@ def test_every_parameter_can_be_set_at_the_top_and_per_model_ones_at_a_model(nam
     base = "base_model: base\n" if method.base == "origin" else ""
     models = ["a", "b"][: method.models[1] or 2]
     for parameter in method.parameters.values():
-        value = parameter.default if parameter.default is not None else 0.5
+        value = parameter.default if parameter.default is not None else {"aggregate": "max"}.get(parameter.name, 0.5)
         text = str(value).lower() if isinstance(value, bool) else str(value)
         own = "".join(f"- {{model: {m}, parameters: {{{parameter.name}: {text}}}}}\n" for m in models)
         plain = "".join(f"- model: {m}\n" for m in models)

@@ -127,7 +127,10 @@ HEAD = "merge_method: pipeline\nbase_model: base\nmodels:\n- model: a\n- model: 
             "steps: [diff, {fuse: agreeing}]",
             ["7:16 E662 fuse: agreeing takes deltas with an elected sign, found deltas"],
         ),
-        ("steps: [diff, {fuse: some}]", ["7:22 E205 found 'some' for 'how', expected one of: agreeing, sum, average"]),
+        (
+            "steps: [diff, {fuse: some}]",
+            ["7:22 E205 found 'some' for 'how', expected one of: agreeing, sum, largest, average"],
+        ),
         (
             "steps: [diff, trim, {fuse: sum}]",
             ["7:15 E201 trim needs a 'keep', and the step gives none; one of: largest"],

@@ -6,7 +6,7 @@ from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight
 from mergec.ops.registry import Each, each, method
 from mergec.ops.rescale import Rescale
 from mergec.ops.step import Steps
-from mergec.ops.trim import Density, Epsilon
+from mergec.ops.trim import Density, Epsilon, WindowSize
 
 
 @method("arXiv:2406.11617", commutative=True)
@@ -15,6 +15,7 @@ def della(
     weight: Each[Weight],
     density: Each[Density] = each(1.0),
     epsilon: Each[Epsilon] = each(0.15),
+    window_size: Each[WindowSize] = each(None),
     normalize: Normalize = True,
     rescale: Rescale = True,
     elect: Election = "sum",
@@ -28,7 +29,7 @@ def della(
     """
     return Steps(
         steps.diff(),
-        steps.trim_ranked(density=density, epsilon=epsilon),
+        steps.trim_ranked(density=density, epsilon=epsilon, window_size=window_size),
         steps.rescale(by=rescale),
         steps.elect(by=elect, weight=weight),
         steps.fuse_agreeing(weight=weight, normalize=normalize, lambda_=lambda_),

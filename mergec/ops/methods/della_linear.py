@@ -5,7 +5,7 @@ from mergec.ops.fuse import Int8Mask, Lambda, Normalize, Weight
 from mergec.ops.registry import Each, each, method
 from mergec.ops.rescale import Rescale
 from mergec.ops.step import Steps
-from mergec.ops.trim import Density, Epsilon
+from mergec.ops.trim import Density, Epsilon, WindowSize
 
 
 @method("arXiv:2406.11617", commutative=True)
@@ -14,6 +14,7 @@ def della_linear(
     weight: Each[Weight],
     density: Each[Density] = each(1.0),
     epsilon: Each[Epsilon] = each(0.15),
+    window_size: Each[WindowSize] = each(None),
     normalize: Normalize = False,
     rescale: Rescale = True,
     lambda_: Lambda = 1.0,
@@ -26,7 +27,7 @@ def della_linear(
     """
     return Steps(
         steps.diff(),
-        steps.trim_ranked(density=density, epsilon=epsilon),
+        steps.trim_ranked(density=density, epsilon=epsilon, window_size=window_size),
         steps.rescale(by=rescale),
         steps.fuse_sum(weight=weight, normalize=normalize, lambda_=lambda_),
     )

@@ -1,20 +1,11 @@
 """TALL masks: the sum of all deltas, and for each task a mask of the entries that matter to it."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from mergec.graph import Node
 from mergec.ops.artifact import Artifact
 from mergec.ops.basic import diff
-from mergec.ops.masks import join, stands_out
+from mergec.ops.masks import MaskLambda, join, stands_out
 from mergec.ops.parts import pack
 from mergec.ops.registry import Each, each, method
-
-MaskLambda = Annotated[
-    float,
-    Field(ge=0, allow_inf_nan=False, description="an entry counts if its change is above this times what others add"),
-]
 
 
 @method("arXiv:2405.07813", models=(2, None))

@@ -38,6 +38,10 @@ VALUES: dict[str, Any] = {
     "tol": 1e-5,
     "r": 0.1,
     "alpha": 0.2,
+    "mask_lambda": [0.4, 0.5, 0.6],
+    "quantile": 0.7,
+    "pcb_ratio": 0.3,
+    "scope": "tensor",
 }
 # ... and one that must give another result; the exception is documented to change nothing.
 OTHER: dict[str, Any] = {
@@ -69,6 +73,13 @@ OTHER: dict[str, Any] = {
     "nuslerp_flatten": False,
     "nuslerp_row_wise": True,
     "keep_count": "reference",
+    "zero_sign": "minus",
+    "aggregate": "max",
+    "window_size": [0.05, 0.1, 0.2],
+    "mask_lambda": [0.6, 0.5, 0.6],
+    "agreement": 3,
+    "quantile": 0.5,
+    "pcb_ratio": 0.5,
 }
 WITHOUT_EFFECT = {"int8_mask": True, "scope": "model"}  # over one tensor, the model is the tensor
 
@@ -114,7 +125,7 @@ def test_the_oracle_knows_every_method() -> None:
 @pytest.mark.parametrize(("name", "rescale"), CASES)
 def test_result_is_the_formula_in_float64_rounded_once(name: str, rescale: Any, dtype: torch.dtype) -> None:
     flags = ("normalize", "normalize_weights", "filter_wise", "elect", "filter", "consensus", "nuslerp_flatten")
-    flags += ("keep_count",)
+    flags += ("keep_count", "aggregate", "agreement")
     for flag in [None, *(key for key in flags if key in methods()[name].parameters)]:
         values = values_of(name) | ({} if rescale is None else {"rescale": rescale})
         if flag in OTHER:
@@ -225,6 +236,8 @@ def test_every_parameter_reaches_the_kernel(name: str, parameter: str) -> None:
     if parameter == "nuslerp_row_wise":
         values["nuslerp_flatten"] = False
     tensors = inputs_of(name, harness.family((50,) if parameter == "vectors" else (20, 50), noise=0.5))
+    if parameter == "zero_sign":  # votes that cancel out
+        values["weight"], tensors = 1.0, [(3 * one).round() for one in tensors]
     before = in_memory(name, tensors, values)
     after = in_memory(name, tensors, values | {parameter: other})
     assert torch.equal(before, after) == (parameter in WITHOUT_EFFECT)
@@ -237,6 +250,7 @@ def test_every_parameter_reaches_the_kernel(name: str, parameter: str) -> None:
 def test_per_model_parameters_are_not_handed_to_the_wrong_model(name: str, parameter: str) -> None:
     tensors = inputs_of(name, harness.family((20, 50), noise=0.5))
     values = values_of(name)
+    values.setdefault(parameter, value_of(name, parameter, OTHER[parameter]))
     for slot in range(len(values[parameter])):
         changed = list(values[parameter])
         changed[slot] *= 0.8

@@ -78,6 +78,10 @@ def flat(tensors: dict[str, Tensor]) -> list[float]:
     [
         ("topk50_mass_dis-mean", {"density": 0.5}),
         ("topk50_mass_dis-sum", {"density": 0.5, "normalize": False}),
+        ("topk50_mass_dis-sum", {"density": 0.5, "aggregate": "sum"}),
+        ("topk50_mass_dis-max", {"density": 0.5, "aggregate": "max", "zero_sign": "majority"}),
+        ("topk50_normfrac_dis-mean", {"density": 0.5, "elect": "normfrac", "zero_sign": "majority"}),
+        ("topk50_normmass_dis-mean", {"density": 0.5, "elect": "normmass"}),
         ("notrim_mass_dis-mean", {}),
     ],
 )
@@ -152,6 +156,40 @@ def test_merges_of_two_4x5_matrices(method: str, golden: str, parameters: dict[s
     models = [{"w": torch.tensor(rows)} for rows in GOLDENS["two_4x5"]["inputs"]]
     found = mergec.merge(method, models, base={"w": torch.zeros(4, 5)}, parameters=parameters)["w"]
     torch.testing.assert_close(found, torch.tensor(GOLDENS["two_4x5"][golden]), rtol=0, atol=1e-5)
+
+
+def test_magmax_takes_the_last_of_equal_changes() -> None:
+    assert_equal(merged_delta("magmax", "ABC", {}, []), GOLDENS["magmax"])
+
+
+def test_consensus_of_two_tasks() -> None:
+    expected = torch.tensor(GOLDENS["consensus"]["delta"])
+    found = merged_delta("consensus", "ABC", {"mask_lambda": 0.4, "agreement": 2}, [])["w"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_trust_region_over_the_model() -> None:
+    found = merged_delta("trust_region", "ABC", {"quantile": 0.5}, [])
+    assert_equal(found, GOLDENS["trust_region_quantile_0.5"])
+
+
+@pytest.mark.parametrize(("share", "golden"), [(0.5, "select_topk_0.5"), (1.0, "select_topk_1")])
+def test_sce(share: float, golden: str) -> None:
+    found = merged_delta("sce", "ABC", {"select_topk": share}, [])["w"]
+    torch.testing.assert_close(found, torch.tensor(GOLDENS["sce"][golden]), rtol=0, atol=1e-6)
+
+
+def test_fr_of_half_precision_models_drifts_no_more_than_rounding() -> None:
+    """The reference takes deltas and spectra in float16; ours are exact and rounded once."""
+    half = {label: {"w": model["w"].half()} for label, model in MODELS.items()}
+    parameters = {"filter": "reference", "cutoff": 0.1, "consensus": "sum", "lambda": 1.1, "weight": 0.8}
+    found = mergec.merge("fr", half, base={"w": BASE["w"].half()}, parameters=parameters)["w"] - BASE["w"].half()
+    torch.testing.assert_close(found.float(), torch.tensor(GOLDENS["fr_fp16"]["w"]), rtol=0, atol=2e-3)
+
+
+def test_expo_is_task_arithmetic_with_a_weight_above_1() -> None:
+    found = merged_delta("task_arithmetic", "A", {}, [1.1])["w"]
+    torch.testing.assert_close(found, torch.tensor(GOLDENS["expo_alpha_0.1_A"]["delta"]), rtol=0, atol=1e-6)
 
 
 def test_wudi() -> None:
