@@ -27,6 +27,8 @@ _COMMANDS = {
     "verify": ("locks", "check every byte of a merge against its lock"),
     "methods": ("recipes", "list the merge methods, or explain one"),
     "fmt": ("texts", "lay out recipes in the one canonical way, comments kept"),
+    "canon": ("texts", "print what a recipe says, in one order and spelling"),
+    "git": ("texts", "make git's diffs show what recipes mean"),
     "schema": ("recipes", "print the JSON Schema of the recipe language"),
     "inspect": ("plans", "show what a checkpoint's headers say"),
 }

@@ -83,7 +83,7 @@ def task_names(references: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _label(path: DocumentPath) -> str:
+def path_label(path: DocumentPath) -> str:
     """A path as people write it: models[0], slices[1].sources[0]."""
     text = ""
     for part in path:
@@ -188,7 +188,7 @@ class _Binder:
                 listed = Input(base, entry.slot, place, "base_model", True, {}, layers)
             else:
                 slot = self._slot(entry, entries[:number])
-                models.append(Input(entry.model, slot, place, _label((*path, number)), False, settings, layers))
+                models.append(Input(entry.model, slot, place, path_label((*path, number)), False, settings, layers))
         place = self.document.place(("base_model",))
         if base is None and takes_base:
             what = f"{self.method.name} takes deltas from a base, and the recipe has no 'base_model'"

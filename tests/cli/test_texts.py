@@ -1,4 +1,4 @@
-"""`mergec fmt` as people call it: in place, as a check, as a filter, and on what is no recipe."""
+"""`mergec fmt` and `mergec canon` as people call them: in place, as a check, as a filter, and on what is no recipe."""
 
 from __future__ import annotations
 
@@ -89,3 +89,34 @@ def test_a_write_that_fails_leaves_the_file_and_nothing_beside_it(
     assert "error[E681]: cannot write" in called.err
     assert "No space left on device" in called.err
     assert [path.read_text() for path in tmp_path.iterdir()] == [MESSY]
+
+
+def test_canon_prints_what_a_recipe_says_without_its_models(tmp_path: Path) -> None:
+    path = tmp_path / "x y"  # as git calls a revision of a file
+    path.write_text(MESSY.replace("linear", "linear\nparameters: {weight: .5, normalize: true}"))
+    command = [sys.executable, "-m", "mergec", "canon", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "merge_method: linear\nmodels:\n  - model: a\nparameters:\n  weight: 0.5\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"models: [a\n",
+        b"caf\xe9\n",
+        b"a: 1\r\n",
+        b"",
+        b"merge_method: nothing_known\nmodels: [{model: a}]\n",
+        b"[" * 999,
+    ],
+)
+def test_canon_is_strict_and_as_a_textconv_prints_what_is_no_recipe_as_it_is(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "r.yml"
+    path.write_bytes(data)
+    strict = mergec("canon", path)
+    assert (strict.code, strict.out) == (2, "")
+    assert f"{path}:" in strict.err
+    command = [sys.executable, "-m", "mergec", "canon", "--textconv", str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, data, b"")
