@@ -86,6 +86,12 @@ class Node:
     def attr(self, name: str) -> Any:
         return dict(self.attrs)[name]
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its value is a stored part, perhaps cast: needed whole for every tile, so it is made once."""
+        is_stored = self.op_class == "load" or (self.op == "cast" and self.inputs[0].is_held)
+        return self.type.space == "part" and is_stored
+
 
 def _attr_text(value: Attr) -> str:
     if isinstance(value, tuple):
@@ -179,8 +185,9 @@ class Kind:
     `slots` names the load nodes in the order of an output's `sources`. `passes` are sweeps over the tiles of a
     tensor of `shape`, which is the root's unless the root is a part: all but the last end in reductions, the last
     yields the root. `surveys` are, for each round of the plan's statistics, the passes that feed them (none where a
-    kind has no part in a round). `tile_bytes` is the peak of live values per entry of a tile; `row` is the number of
-    entries that must stay together (1 where any split will do). `identity` stands for the methods in keys.
+    kind has no part in a round). `tile_bytes` is the peak of live values per entry of a tile, `held_bytes` what is
+    held beside the tiles; `row` is the number of entries that must stay together (1 where any split will do).
+    `identity` stands for the methods in keys.
     """
 
     root: int
@@ -192,6 +199,7 @@ class Kind:
     shape: tuple[int, ...]
     surveys: tuple[tuple[tuple[Step, ...], ...], ...] = ()
     identity: str = ""
+    held_bytes: int = 0
 
     @property
     def entries(self) -> int:

@@ -10,11 +10,11 @@ from typing import TypeAlias
 from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, line_up, line_up_tables, table_of
 from mergec.compiler.modules import modules_of
 from mergec.compiler.names import Layer, fold, is_behind, layer_counts_of, layers_of, natural
+from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, count
-from mergec.io.tensors import TensorRef
 from mergec.recipe.bind import Bound, Input
 
-Table: TypeAlias = Mapping[str, TensorRef]
+Table: TypeAlias = Mapping[str, Source]
 
 
 def assemble(bounds: Sequence[Bound], models: Mapping[str, Model]) -> tuple[list[Inventory], list[Problem]]:
@@ -39,14 +39,14 @@ def assemble(bounds: Sequence[Bound], models: Mapping[str, Model]) -> tuple[list
 
 def _by_module(
     bounds: Sequence[Bound], tables: Mapping[str, Table]
-) -> tuple[dict[str, dict[str, dict[str, TensorRef]]], list[Problem]]:
+) -> tuple[dict[str, dict[str, dict[str, Source]]], list[Problem]]:
     """Each model's tensors by module; all are of the module "" where the recipe names none."""
     listed = {bound.module: _module_place(bound) for bound in bounds}
     if set(listed) == {""}:
         return {reference: {"": dict(table)} for reference, table in tables.items()}, []
     names = sorted({name for table in tables.values() for name in table}, key=natural)
     module, problems = modules_of(names, listed)
-    split: dict[str, dict[str, dict[str, TensorRef]]] = {}
+    split: dict[str, dict[str, dict[str, Source]]] = {}
     for reference, table in tables.items():
         split[reference] = {one: {} for one in listed}
         for name, ref in table.items():
@@ -120,10 +120,10 @@ class _Stack:
     def _count(self, reference: str) -> int:
         return next(iter(self.layers[reference].values())).count
 
-    def _slice(self, one: Input, stack: str, begin: int, is_first: bool, is_last: bool) -> dict[str, TensorRef]:
+    def _slice(self, one: Input, stack: str, begin: int, is_first: bool, is_last: bool) -> dict[str, Source]:
         """A source's tensors by output name: its layers from `begin` on, and at the ends what stands around them."""
         layers = self.layers[one.reference]
-        table: dict[str, TensorRef] = {}
+        table: dict[str, Source] = {}
         for name, ref in self.tables[one.reference].items():
             layer = layers.get(name)
             if layer is None:

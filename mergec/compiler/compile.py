@@ -15,6 +15,7 @@ from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.names import Layer, fold
 from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, lay_out, make_kind, promise_memory
 from mergec.compiler.sidefiles import artifact_files, side_files
+from mergec.compiler.source import refs_of
 from mergec.compiler.stages import stage_model
 from mergec.compiler.statistics import feeds, rounds, statistics
 from mergec.errors import InputError, Place, Problem, RecipeError, count
@@ -300,7 +301,7 @@ def _unread(analysis: Analysis, lowered: list[Lowered]) -> list[str]:
             continue
         bound, inventory = analysis.of_tensor[one.name]
         for model, ref in zip(bound.inputs, inventory.rows[one.name], strict=True):
-            if ref not in read[one.name] and not is_staged(ref):
+            if read[one.name].isdisjoint(refs_of(ref)) and not is_staged(ref):
                 unread.setdefault(model.reference, []).append(one.name)
     ordered = sorted(unread, key=[one.reference for part in analysis.parts for one in part.bound.inputs].index)
     return [f"{reference} is not needed for {_listed(unread[reference])}" for reference in ordered]

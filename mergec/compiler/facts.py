@@ -12,7 +12,6 @@ from mergec.compiler.names import fold, layer_counts_of, layers_of, natural
 from mergec.compiler.text import table
 from mergec.errors import path_text, size_text
 from mergec.io.artifact import ArtifactFiles, is_artifact, open_artifact
-from mergec.io.checkpoint import Checkpoint
 from mergec.io.tensors import TensorRef
 
 
@@ -55,22 +54,22 @@ def inspect_facts(model: Model) -> dict[str, Any]:
     """The same as JSON-able values."""
     checkpoint = model.checkpoint
     dtypes: dict[str, int] = {}
-    for ref in checkpoint.tensors.values():
+    for ref in model.tensors.values():
         dtypes[ref.dtype] = dtypes.get(ref.dtype, 0) + ref.numel
-    layers = layers_of(checkpoint.tensors, layer_counts_of(checkpoint.config))
+    layers = layers_of(model.tensors, layer_counts_of(checkpoint.config))
     named = (checkpoint.config or {}).get("architectures")
     return {
         "origin": path_text(checkpoint.origin),
         "architecture": ", ".join(map(str, named)) if named and isinstance(named, list) else "unknown",
         "files": len(checkpoint.files),
         "bytes": sum(file.file_bytes for file in checkpoint.files),
-        "tensors": len(checkpoint.tensors),
-        "parameters": sum(ref.numel for ref in checkpoint.tensors.values()),
+        "tensors": len(model.tensors),
+        "parameters": sum(ref.numel for ref in model.tensors.values()),
         "dtypes": dtypes,
         "layers": {layer.stack: layer.count for layer in layers.values()},
         "vocabulary": checkpoint.text_config.get("vocab_size", "unknown"),
         "tied": model.is_tied,
-        "tensor_names": _with_shapes(checkpoint),
+        "tensor_names": _with_shapes(model),
         **({"artifact": _artifact_facts(open_artifact(Path(checkpoint.origin)))} if is_artifact(checkpoint) else {}),
     }
 
@@ -91,8 +90,8 @@ def _parts(stored: Mapping[str, TensorRef]) -> dict[str, Any]:
     return {"bytes": sum(ref.end - ref.begin for ref in stored.values()), "parts": dict(sorted(parts.items()))}
 
 
-def _with_shapes(checkpoint: Checkpoint) -> list[str]:
+def _with_shapes(model: Model) -> list[str]:
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for name, ref in sorted(checkpoint.tensors.items(), key=lambda item: natural(item[0])):
+    for name, ref in sorted(model.tensors.items(), key=lambda item: natural(item[0])):
         groups.setdefault((ref.dtype, ref.shape), []).append(name)
     return [f"{text} {dtype}{list(shape)}" for (dtype, shape), names in groups.items() for text in fold(names)]

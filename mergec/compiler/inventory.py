@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from mergec.compiler.adapters import adapted
 from mergec.compiler.names import (
     Layer,
     fold,
@@ -18,11 +19,13 @@ from mergec.compiler.names import (
     layers_of,
     natural,
 )
+from mergec.compiler.source import Source
 from mergec.errors import InputError, Place, Problem, count, did_you_mean
 from mergec.graph import ModelUse
 from mergec.io import hub
-from mergec.io.checkpoint import Checkpoint, open_checkpoint
-from mergec.io.tensors import FLOATS, TensorRef
+from mergec.io.adapter import read_config
+from mergec.io.checkpoint import ADAPTER_NAME, Checkpoint, is_tokenizer_file, open_checkpoint
+from mergec.io.tensors import FLOATS
 
 STAGE = "stage:"
 """What the file of a tensor is called that a stage of the recipe computes, before the stage's name."""
@@ -32,20 +35,29 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the recipe, opened: what it was called, where, and what its headers say."""
+    """A model of the recipe, opened: what it was called, where, and what its headers say.
+
+    `sources` are its tensors where they are not simply those of the checkpoint; `beside` what else it is made of.
+    """
 
     reference: str
     place: Place
     found: str
     checkpoint: Checkpoint
+    sources: Mapping[str, Source] | None = None
+    beside: tuple[ModelUse, ...] = ()
+
+    @property
+    def tensors(self) -> Mapping[str, Source]:
+        return self.checkpoint.tensors if self.sources is None else self.sources
 
     @property
     def head(self) -> str | None:
-        return next((name for name in self.checkpoint.tensors if is_head(name)), None)
+        return next((name for name in self.tensors if is_head(name)), None)
 
     @property
-    def embedding(self) -> TensorRef | None:
-        return next((ref for name, ref in self.checkpoint.tensors.items() if is_embedding(name)), None)
+    def embedding(self) -> Source | None:
+        return next((ref for name, ref in self.tensors.items() if is_embedding(name)), None)
 
     @property
     def is_tied(self) -> bool:
@@ -72,14 +84,14 @@ class Inventory:
     `stacked` are the stacks of layers that were put together from slices.
     """
 
-    rows: Mapping[str, tuple[TensorRef, ...]]
+    rows: Mapping[str, tuple[Source, ...]]
     layers: Mapping[str, Layer]
     dropped: tuple[str, ...]
     is_untied: bool
     stacked: tuple[Stacked, ...] = ()
 
 
-def is_staged(ref: TensorRef) -> bool:
+def is_staged(ref: Source) -> bool:
     """Whether a tensor is computed by a stage, and so lies in no file."""
     return ref.file.startswith(STAGE)
 
@@ -108,29 +120,84 @@ def open_models(
 
 def open_model(reference: str, folder: Path, place: Place | None = None) -> Model:
     """Open one model: a path beside the recipe, then in the current folder, then a hub id. Raises InputError."""
+    place = place or Place(reference, 1, 1)
     try:
-        checkpoint, found = _open(reference, folder)
+        base, adapter = _split(reference, folder)
+        checkpoint, found = _open(base, folder)
+        model = Model(reference, place, found, checkpoint)
+        if adapter:
+            return _with_adapter(model, adapter, *_open(adapter, folder, adapter=True))
+        return _of_adapter(model, folder) if checkpoint.adapter is not None else model
     except (OSError, RuntimeError) as error:  # a name that is too long, a home or a folder that is closed to us
         why = getattr(error, "strerror", None) or str(error)
         raise InputError("E300", f"cannot look for the model '{reference}': {why}", "is the path right?") from None
-    return Model(reference, place or Place(reference, 1, 1), found, checkpoint)
 
 
-def _open(reference: str, folder: Path) -> tuple[Checkpoint, str]:
+def _split(reference: str, folder: Path) -> tuple[str, str]:
+    """A model and the adapter that is added to it, "" if none; in a path that exists `+` is a letter like others."""
+    places = [number for number, letter in enumerate(reference) if letter == "+"]
+    if not places or _exists(reference, folder):
+        return reference, ""
+    ways = [(reference[:place], reference[place + 1 :]) for place in places]
+    known = [way for way in ways if _exists(way[0], folder)] if len(ways) > 1 else ways
+    if len(known) != 1 or not all(known[0]):
+        what = f"'{reference}' is not one model and one adapter, as in BASE+ADAPTER"
+        raise InputError("E340", what, "merge adapters one after the other")
+    return known[0]
+
+
+def _exists(reference: str, folder: Path) -> bool:
+    return any((start / Path(reference).expanduser()).exists() for start in (folder, Path()))
+
+
+def _with_adapter(model: Model, name: str, adapter: Checkpoint, found: str) -> Model:
+    if adapter.adapter is None:
+        what = f"'{name}' is no adapter: it has no {ADAPTER_NAME}"
+        raise InputError("E340", what, "a sum of models is a merge: list them under 'models:'")
+    if model.checkpoint.adapter is not None:
+        raise InputError("E340", f"'{name}' is added to an adapter, expected a model", "name the model itself")
+    sources = adapted(name, read_config(name, adapter.adapter), adapter.tensors, model.tensors, model.is_tied)
+    files = {file.path: file for file in (*model.checkpoint.files, *adapter.files)}
+    joined = replace(model.checkpoint, files=tuple(files.values()), side_files=_side_files(model.checkpoint, adapter))
+    use = ModelUse("adapter", name, adapter.origin, found)
+    return replace(model, checkpoint=joined, sources=sources, beside=(use,))
+
+
+def _side_files(base: Checkpoint, adapter: Checkpoint) -> Mapping[str, str]:
+    """Those of the model; an adapter that brings a tokenizer was trained with it."""
+    own = {name: path for name, path in adapter.side_files.items() if is_tokenizer_file(name)}
+    kept = {name: path for name, path in base.side_files.items() if not (own and is_tokenizer_file(name))}
+    return kept | own
+
+
+def _of_adapter(model: Model, folder: Path) -> Model:
+    """The model that an adapter's config names, with the adapter."""
+    name, adapter = model.reference, model.checkpoint
+    config = read_config(name, adapter.adapter or {})
+    base = config.base_model_name_or_path
+    if not base:
+        raise InputError("E340", f"'{name}' is an adapter, and does not say of what model", f"write BASE+{name}")
+    if config.revision and "@" not in base and not _exists(base, folder):
+        base = f"{base}@{config.revision}"
+    try:
+        checkpoint, found = _open(base, folder)
+    except InputError as error:
+        what = f"'{name}' is an adapter of '{base}': {error.what}"
+        raise InputError("E340", what, f"name the model it is added to: BASE+{name}") from None
+    made = _with_adapter(replace(model, checkpoint=checkpoint), name, adapter, model.found)
+    use = ModelUse(f"base of {name}", base, checkpoint.origin, found)
+    return replace(made, checkpoint=replace(made.checkpoint, origin=adapter.origin), beside=(use,))
+
+
+def _open(reference: str, folder: Path, adapter: bool = False) -> tuple[Checkpoint, str]:
     path = Path(reference).expanduser()
     for start, found in ((folder, "beside the recipe"), (Path(), "in the current folder")):
         if (start / path).exists():
-            return open_checkpoint(start / path), "" if path.is_absolute() else found
-    if "+" in reference and not reference.startswith((".", "/", "~")):
-        raise InputError(
-            "E105",
-            f"'{reference}' adds an adapter to a model, which is not supported yet",
-            "merge it into its model first",
-        )
+            return open_checkpoint(start / path, adapter), "" if path.is_absolute() else found
     if not _HUB_ID.fullmatch(reference) or hub.is_offline():
         raise InputError("E300", _not_found(reference, folder), _near(path, folder))
     try:
-        return hub.open_checkpoint(reference), "on the hub"
+        return hub.open_checkpoint(reference, adapter), "on the hub"
     except InputError as error:  # more often a folder's name is misspelt than the hub is wrong
         near = _near(path, folder)
         raise InputError(error.code, error.what, near if near.startswith("did") else error.hint) from None
@@ -178,9 +245,7 @@ def line_up(models: list[Model]) -> tuple[Inventory, list[Problem]]:
     return replace(inventory, dropped=dropped, is_untied=mixed), problems
 
 
-def line_up_tables(
-    models: Sequence[Model], tables: Sequence[Mapping[str, TensorRef]]
-) -> tuple[Inventory, list[Problem]]:
+def line_up_tables(models: Sequence[Model], tables: Sequence[Mapping[str, Source]]) -> tuple[Inventory, list[Problem]]:
     """The same for tables of tensors by output name, such as those of `table_of`."""
     names = sorted({name for table in tables for name in table}, key=natural)
     counts = set.union(*(layer_counts_of(model.checkpoint.config) for model in models))
@@ -196,12 +261,12 @@ def head_of(models: Iterable[Model]) -> str | None:
     return next((model.head for model in models if model.head and not model.is_tied), None)
 
 
-def table_of(model: Model, head: str | None) -> dict[str, TensorRef]:
+def table_of(model: Model, head: str | None) -> dict[str, Source]:
     """A model's tensors by output name.
 
     A tied model's own head is left out; where others have a head of their own, its embedding stands in for it.
     """
-    table = dict(model.checkpoint.tensors)
+    table = dict(model.tensors)
     if model.is_tied:
         table.pop(model.head or "", None)
         if head is not None and model.embedding is not None:
@@ -210,7 +275,7 @@ def table_of(model: Model, head: str | None) -> dict[str, TensorRef]:
 
 
 def _differences(
-    first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef], counts: set[int]
+    first: Model, expected: Mapping[str, Source], model: Model, found: Mapping[str, Source], counts: set[int]
 ) -> Iterable[Problem]:
     whole = _stranger(first, expected, model, found) or _layer_difference(first, expected, model, found, counts)
     if whole:
@@ -224,7 +289,7 @@ def _differences(
 
 
 def _stranger(
-    first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef]
+    first: Model, expected: Mapping[str, Source], model: Model, found: Mapping[str, Source]
 ) -> Problem | None:
     """Models of different architectures: most names differ, so one line says more than all of them."""
     shared = len(expected.keys() & found.keys())
@@ -239,7 +304,7 @@ def _stranger(
 
 
 def _layer_difference(
-    first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef], counts: set[int]
+    first: Model, expected: Mapping[str, Source], model: Model, found: Mapping[str, Source], counts: set[int]
 ) -> Problem | None:
     if expected.keys() == found.keys():
         return None
@@ -266,9 +331,9 @@ def _absent(model: Model, names: Iterable[str], what: str) -> Iterable[Problem]:
 
 def _shapes(
     first: Model,
-    expected: Mapping[str, TensorRef],
+    expected: Mapping[str, Source],
     model: Model,
-    found: Mapping[str, TensorRef],
+    found: Mapping[str, Source],
     unequal: list[str],
 ) -> Iterable[Problem]:
     groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
@@ -288,7 +353,7 @@ def _shapes(
 
 
 def _integers(
-    first: Model, expected: Mapping[str, TensorRef], model: Model, found: Mapping[str, TensorRef]
+    first: Model, expected: Mapping[str, Source], model: Model, found: Mapping[str, Source]
 ) -> Iterable[Problem]:
     groups: dict[tuple[str, str], list[str]] = {}
     for name in expected.keys() & found.keys():
@@ -308,8 +373,10 @@ def _few(names: list[str]) -> str:
 
 
 def model_uses(models: Mapping[str, Model], roles: Mapping[str, str]) -> tuple[ModelUse, ...]:
-    """The models as the plan lists them."""
-    return tuple(
+    """The models as the plan lists them, and the adapters that belong to them."""
+    own = [
         ModelUse(role, reference, models[reference].checkpoint.origin, models[reference].found)
         for reference, role in roles.items()
-    )
+    ]
+    beside = [use for reference in roles for use in models[reference].beside]
+    return tuple({use.reference: use for use in reversed([*own, *beside])}.values())[::-1]

@@ -10,6 +10,7 @@ from mergec.compiler.compile import Analysis
 from mergec.compiler.lower import Values
 from mergec.compiler.names import fold, is_behind
 from mergec.compiler.resolved import resolve_all
+from mergec.compiler.source import Adapted
 from mergec.errors import Place, Problem, count
 from mergec.recipe.bind import Input
 from mergec.recipe.settings import Choice, Resolved
@@ -30,6 +31,7 @@ def lint(analysis: Analysis) -> list[Problem]:
         *_first_knots(analysis, values),
         *_listed_base(analysis),
         *_ignored(analysis),
+        *_no_adapter(analysis),
     ]
     found += [problem for stage in analysis.stages.values() for problem in lint(replace(stage, stages={}))]
     distinct = {(problem.place, problem.code, problem.what): problem for problem in found}.values()
@@ -212,3 +214,12 @@ def _ignored(analysis: Analysis) -> Iterator[Problem]:
         if parameter.schema.get("deprecated"):
             what = f"'{name}' has no effect here: {parameter.description}"
             yield Problem(choices[0].place, "W229", what, "it can be removed")
+
+
+def _no_adapter(analysis: Analysis) -> Iterator[Problem]:
+    """A dtype for models with adapters where there are none."""
+    sources = (source for part in analysis.parts for row in part.inventory.rows.values() for source in row)
+    if analysis.recipe.lora_merge_dtype and not any(isinstance(source, Adapted) for source in sources):
+        place = analysis.recipe.document.key_place(("lora_merge_dtype",))
+        what = "'lora_merge_dtype' has no effect: no model of this recipe has an adapter"
+        yield Problem(place, "W340", what, "remove it")

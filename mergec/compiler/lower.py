@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 from mergec.compiler.inventory import STAGE, Inventory, is_staged
 from mergec.compiler.names import fold, is_head
 from mergec.compiler.passes import rewrite
+from mergec.compiler.source import Derived, Source, refs_of, structure_of
 from mergec.errors import Place, Problem, count
-from mergec.graph import Graph, Node, TensorType, walk
+from mergec.graph import Graph, Node, Space, TensorType, walk
 from mergec.io.artifact import SHARED_FILE, expert_file, part_name
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.artifact import Artifact, pieces
@@ -76,7 +77,7 @@ class Values:
         }
 
 
-def resolve_tensor(bound: Bound, name: str, row: Sequence[TensorRef], t: float) -> Values:
+def resolve_tensor(bound: Bound, name: str, row: Sequence[Source], t: float) -> Values:
     """Every parameter's value for one output tensor. Raises NoValueError for the first required one without a value.
 
     Settings of a model are filtered by that model's tensor name, shared ones by the output's; an embedding that
@@ -160,7 +161,7 @@ class _Lowering:
     def __init__(self, bound: Bound, routed: frozenset[str], shared: _Shared, prefix: str) -> None:
         self.bound = bound
         self._routed = routed
-        self._shared = shared
+        self._shared, self._prefix = shared, prefix
         self.graph = shared.graph
         self._roots: dict[Any, tuple[_Root, ...]] = {}
         self._filters = sorted(filters_of(bound))
@@ -170,19 +171,19 @@ class _Lowering:
         self._draw = Draw(recipe.seed, bound.method.stream, slots)
         self._arithmetic = Arithmetic(mergekit=bound.is_mergekit)
 
-    def tensor(self, name: str, row: Sequence[TensorRef], t: float) -> list[Lowered]:
+    def tensor(self, name: str, row: Sequence[Source], t: float) -> list[Lowered]:
         """What is made of one tensor: itself, and in an artifact the parts of each task."""
         staged = [self._shared.staged[ref.file].get(ref.name) if is_staged(ref) else None for ref in row]
         if any(is_staged(ref) and one is None for ref, one in zip(row, staged, strict=True)):
             return []  # what is wrong with the stage was noted
         if row[0].dtype not in FLOATS:
-            root = self._load(0, row[0], staged[0])
-            return [Lowered(name, root, staged[0].sources if staged[0] else (row[0],))]
+            root = self._stored(0, row[0], staged[0])
+            return [Lowered(name, root, staged[0].sources if staged[0] else refs_of(row[0]))]
         # whatever settings can depend on: tensors that agree in it share a graph, and nothing is resolved twice
         names = {name, *(ref.name for ref in row)}
         matches = tuple(one in each for one in self._filters for each in sorted(names))
-        dtypes = tuple(ref.dtype for ref in row)
-        key = (row[0].shape, dtypes, t, matches, *(one.root.index if one else None for one in staged))
+        structures = tuple(map(structure_of, row))
+        key = (row[0].shape, structures, t, matches, *(one.root.index if one else None for one in staged))
         if key not in self._roots:
             built = self._resolved(name, row, staged, t)
             if built is None:
@@ -194,15 +195,22 @@ class _Lowering:
         identity = frozenset({self.bound.method.identity}.union(*(one.identity for one in staged if one)))
         return [replace(_lowered(name, sources, root, row[0].shape), identity=identity) for root in roots]
 
-    def _sources(self, row: Sequence[TensorRef], staged: Sequence[Lowered | None]) -> dict[int, TensorRef]:
+    def _sources(self, row: Sequence[Source], staged: Sequence[Lowered | None]) -> dict[int, TensorRef]:
         """The tensors that are loaded, by the number of the slot; those of a stage's tensor in place of itself."""
         sources: dict[int, TensorRef] = {}
-        for number, ref, one in zip(self._numbers, row, staged, strict=True):
-            sources |= dict(zip(slots_of(one.root), one.sources, strict=True)) if one else {number: ref}
+        for number, (source, one) in enumerate(zip(row, staged, strict=True)):
+            slots, refs = (slots_of(one.root), one.sources) if one else (self._slots(number, source), refs_of(source))
+            sources |= dict(zip(slots, refs, strict=True))
         return sources
 
+    def _slots(self, number: int, source: Source) -> list[int]:
+        """The slots of what an input's tensor is made of; the first is the model's own."""
+        slot = self._prefix + self.bound.inputs[number].slot
+        more = range(1, len(refs_of(source)))
+        return [self._numbers[number], *(self._shared.number(f"{slot} +{place}") for place in more)]
+
     def _resolved(
-        self, name: str, row: Sequence[TensorRef], staged: Sequence[Lowered | None], t: float
+        self, name: str, row: Sequence[Source], staged: Sequence[Lowered | None], t: float
     ) -> tuple[_Root, ...] | None:
         """The graphs of one tensor; None, and a note of the reason, where its settings do not allow one."""
         try:
@@ -218,7 +226,7 @@ class _Lowering:
             return None
 
     def _build(
-        self, row: Sequence[TensorRef], staged: Sequence[Lowered | None], values: Mapping[str, Any]
+        self, row: Sequence[Source], staged: Sequence[Lowered | None], values: Mapping[str, Any]
     ) -> tuple[_Root, ...]:
         recipe, method = self.bound.recipe, self.bound.method
         given = recipe.dtype or promoted([ref.dtype for ref in row])
@@ -227,10 +235,8 @@ class _Lowering:
             if self.bound.is_mergekit
             else recipe.compute_dtype or ("float64" if given == "float64" else "float32")
         )
-        loads = []
-        for slot, (ref, one) in enumerate(zip(row, staged, strict=True)):
-            stored = self._load(slot, ref, one)
-            loads.append(cast(cast(stored, dtype=recipe.dtype or ref.dtype), dtype=compute))
+        numbered = enumerate(zip(row, staged, strict=True))
+        loads = [self._load(number, source, one, compute) for number, (source, one) in numbered]
         base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.is_base), None)
         models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if not one.is_base]
         merged = method(base, models, values, self._draw, self._arithmetic)
@@ -264,11 +270,30 @@ class _Lowering:
         root = rewrite(self._exact(node))
         return _Root(file, part, root, slots_of(root))
 
-    def _load(self, slot: int, ref: TensorRef, staged: Lowered | None) -> Node:
-        """A tensor as it is stored: integers as those of the base, or of the first model, are copied."""
-        return (
-            staged.root if staged else load(self.graph, self._numbers[slot], TensorType(ref.shape, ref.dtype, "weight"))
-        )
+    def _load(self, number: int, source: Source, staged: Lowered | None, compute: str) -> Node:
+        """An input's values as the method takes them."""
+        recipe = self.bound.recipe
+        node = self._stored(number, source, staged, compute)
+        given = [recipe.dtype or source.dtype]
+        if isinstance(source, Derived):
+            rounded = recipe.lora_merge_dtype or (source.dtype if self.bound.is_mergekit else None)
+            given = [dtype for dtype in (rounded, recipe.dtype) if dtype]
+        for dtype in (*given, compute):
+            node = cast(node, dtype=dtype)
+        return node
+
+    def _stored(self, number: int, source: Source, staged: Lowered | None, compute: str = "") -> Node:
+        """A tensor as it is stored, or as it is made of what is stored; integers are copied from the first model."""
+        if staged:
+            return staged.root
+        slots = iter(self._slots(number, source))
+
+        def loaded(ref: TensorRef, space: Space) -> Node:
+            return load(self.graph, next(slots), TensorType(ref.shape, ref.dtype, space))
+
+        if isinstance(source, Derived):
+            return source.build(loaded, "float64" if "float64" in (source.dtype, compute) else "float32")
+        return loaded(source, "weight")
 
     def _exact(self, root: Node) -> Node:
         """Casts to a wider dtype and back again cancel out when nothing happens in between."""
@@ -326,7 +351,7 @@ def slots_of(root: Node) -> tuple[int, ...]:
     return tuple(sorted(node.attr("slot") for node in walk(root) if node.op == "load"))
 
 
-def stored_dtype(recipe: Recipe, row: Sequence[TensorRef]) -> str:
+def stored_dtype(recipe: Recipe, row: Sequence[Source]) -> str:
     """The dtype that a merged tensor is stored in; integers stay what they are."""
     if row[0].dtype not in FLOATS:
         return row[0].dtype

@@ -82,14 +82,15 @@ def _sweep(ends: list[Node], ready: dict[int, int], number: int) -> tuple[Step, 
 def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node], entries: int) -> int:
     """The most bytes that are live at once, per entry of a tile; what is loaded stays in its buffer.
 
-    `entries` are those of the whole tensor: a part, such as factors, may have more.
+    `entries` are those of the whole tensor: a part, such as factors, may have more. What is held is not counted.
     """
     peak = 0
     for steps in passes:
         live: dict[int, int] = {}
         for step in steps:
             node = nodes[step.node]
-            live[node.index] = node.type.item_bytes * ceil(node.type.numel / max(1, entries))
+            if not node.is_held:
+                live[node.index] = node.type.item_bytes * ceil(node.type.numel / max(1, entries))
             scratch = OPS[node.op].scratch(node) if node.op in OPS else node.type.item_bytes
             peak = max(peak, sum(live.values()) + scratch)
             for freed in step.frees:
@@ -106,11 +107,13 @@ def make_kind(root: Node, nodes: Sequence[Node], rounds: Mapping[int, int] = Map
     surveys = _surveys(order, rounds)
     kind_class = _class_of(order)
     swept = next((node.type for node in order if node.type.space in PER_ENTRY), root.type)
-    row = max(1, {"row": swept.row, "whole": swept.numel}.get(kind_class, 1))
+    together = lcm(*(OPS[node.op].rows for node in order if node.op_class == "row"))
+    row = max(1, {"row": swept.row * together, "whole": swept.numel}.get(kind_class, 1))
     if any(node.type.space == "bits" for node in order):
         row = lcm(row, 8)
     peak = tile_bytes([*passes, *(steps for survey in surveys for steps in survey)], nodes, swept.numel)
-    return Kind(root.index, kind_class, slots, passes, peak, row, swept.shape, surveys)
+    held = sum(node.type.numel * node.type.item_bytes for node in order if node.is_held)
+    return Kind(root.index, kind_class, slots, passes, peak, row, swept.shape, surveys, held_bytes=held)
 
 
 def _surveys(order: Sequence[Node], rounds: Mapping[int, int]) -> tuple[tuple[tuple[Step, ...], ...], ...]:
@@ -228,6 +231,7 @@ def evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
     swept = kind.entries if output.is_part else output.numel
     entries = min(swept, tile_entries(kind, tile))
     live = entries * (kind.tile_bytes + ITEM_BYTES[output.dtype] * ceil(output.numel / max(1, swept)))
+    live += 2 * kind.held_bytes  # an op may need them in another layout
     sweeps = max([len(kind.passes) - 1, *map(len, kind.surveys)])
     reductions = _REDUCE_BYTES * sweeps * len(kind.slots)
     return int(live * _ALLOCATOR_SHARE) + reductions

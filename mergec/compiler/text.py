@@ -12,6 +12,7 @@ from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import fold
 from mergec.compiler.schedule import evaluated_bytes, inside
+from mergec.compiler.source import refs_of
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
 from mergec.graph import Kind, ModelUse, Node, Output, Plan, Statistic, listing
 from mergec.io.tensors import FLOATS, TensorRef
@@ -198,7 +199,7 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
         ),
         "",
         "inputs",
-        *table([_input_row(analysis, output, slot) for slot in range(len(row))]),
+        *table([line for slot in range(len(row)) for line in _input_rows(analysis, output, slot)]),
     ]
     if row[0].dtype in FLOATS:
         lines += ["", "settings", *table(_setting_rows(analysis, output.tensor))]
@@ -226,13 +227,20 @@ def formula(doc: str) -> str:
     return next((line.strip() for line in doc.splitlines() if line.strip().startswith("result = ")), "")
 
 
-def _input_row(analysis: Analysis, output: Output, slot: int) -> tuple[str, ...]:
+def _input_rows(analysis: Analysis, output: Output, slot: int) -> list[tuple[str, ...]]:
+    """A row for each stored tensor that an input is made of."""
     bound, inventory = analysis.of_tensor[output.tensor]
-    one, ref = bound.inputs[slot], inventory.rows[output.tensor][slot]
-    if is_staged(ref):
-        return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", "made by a stage of this recipe", ""
-    read = "" if ref in output.sources else f"not read: {_why_unread(analysis, output.tensor, slot)}"
-    return one.label, one.reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", read
+    one, source = bound.inputs[slot], inventory.rows[output.tensor][slot]
+    if is_staged(source):
+        shape = f"{source.dtype} {list(source.shape)}"
+        return [(one.label, one.reference, shape, "made by a stage of this recipe", "")]
+    refs = refs_of(source)
+    read = "" if set(refs) & set(output.sources) else f"not read: {_why_unread(analysis, output.tensor, slot)}"
+    heads = [(one.label, one.reference, read), *(("", "", "") for _ in refs[1:])]
+    return [
+        (label, reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", why)
+        for ref, (label, reference, why) in zip(refs, heads, strict=True)
+    ]
 
 
 def _why_unread(analysis: Analysis, name: str, slot: int) -> str:

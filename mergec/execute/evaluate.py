@@ -110,7 +110,7 @@ def _run(
 ) -> None:
     """Sweep over a tensor, pass by pass; what the last pass yields is emitted, if anybody takes it."""
     emitted = 0
-    scalars = dict(known)
+    scalars, held = dict(known), dict[int, Any]()
     used = {source.index for steps in passes for step in steps for source in nodes[step.node].inputs}
     for steps in passes:
         _evaluate_scalars(steps, nodes, scalars)
@@ -122,7 +122,7 @@ def _run(
         fed: Mapping[int, Part] = {step.node: parts[step.node] for step in steps if step.node in parts}
         while True:
             for tile in cut.of(steps, nodes):
-                values = _sweep(steps, nodes, tile, load, scalars, (reducers, fed))
+                values = _sweep(steps, nodes, tile, load, scalars, held, (reducers, fed))
                 if emit and steps is passes[-1]:
                     emit(emitted, values)
                     emitted += values.numel()
@@ -148,20 +148,28 @@ def _sweep(
     tile: Tile,
     load: Load,
     scalars: dict[int, tuple[float, ...]],
+    held: dict[int, Any],
     taken: Sequence[Mapping[int, Reducer | Part]],
 ) -> Any:
-    """One tile through the steps of a pass; returns the value of the last. `taken` is who takes a reduction's tiles."""
+    """One tile through the steps of a pass; returns the value of the last.
+
+    `held` are values that all tiles share; `taken` is who takes a reduction's tiles.
+    """
     live: dict[int, Any] = {}
     value: Any = None
     for step in steps:
         node = nodes[step.node]
         if node.op_class == "scalar":
             continue
-        if node.op_class == "load":
+        if node.index in held:
+            value = held[node.index]
+        elif node.op_class == "load":
             value = load(node.attr("slot"), *_span(node, tile))
         else:
             inputs = [scalars[s.index] if s.type.space == "scalar" else live[s.index] for s in node.inputs]
             value = _apply(node, inputs, tile, taken)
+        if node.is_held:
+            held[node.index] = value
         live[node.index] = value
         for freed in step.frees:
             live.pop(freed, None)
@@ -188,9 +196,16 @@ def _apply(node: Node, inputs: list[Any], tile: Tile, taken: Sequence[Mapping[in
     if op.takes_tile:
         attrs["tile"] = tile
     if op.op_class == "row":
-        rows = [value if isinstance(value, tuple) else value.view(-1, tile.row) for value in inputs]
+        rows = [_in_rows(value, source, tile) for value, source in zip(inputs, node.inputs, strict=True)]
         return op.kernel(*rows, **attrs).reshape(-1)
     if op.op_class == "whole":
         shaped = [v if isinstance(v, tuple) else v.view(s.type.shape) for v, s in zip(inputs, node.inputs, strict=True)]
         return op.kernel(*shaped, **attrs).reshape(-1)
     return op.kernel(*inputs, **attrs)
+
+
+def _in_rows(value: Any, node: Node, tile: Tile) -> Any:
+    """A tile's rows; a part in its own shape."""
+    if isinstance(value, tuple):
+        return value
+    return value.view(node.type.shape) if node.type.space == "part" else value.view(-1, tile.row)

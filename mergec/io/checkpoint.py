@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from mergec.io.tensors import Header, TensorRef, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+ADAPTER_NAME, ADAPTER_CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
+_ARCHIVE_ADAPTER_NAME = "adapter_model.bin"
 _ARCHIVE_INDEX_NAME, _ARCHIVE_NAME = "pytorch_model.bin.index.json", "pytorch_model.bin"
 _READABLE = (".safetensors", *pickles.SUFFIXES)
 _MAX_JSON_BYTES = 256 * 1024 * 1024
@@ -24,6 +26,7 @@ _WEIGHTS = (*_READABLE, ".pkl", ".gguf", ".h5", ".msgpack", ".onnx", ".index.jso
 _NOT_COPIED = (
     "README.md",
     "config.json",
+    ADAPTER_CONFIG_NAME,
     "mergec_recipe.yml",
     "mergec_artifact.json",
     "mergekit_config.yml",
@@ -52,7 +55,8 @@ class Checkpoint:
     """Headers and small files of one model; no weights.
 
     `origin` is the absolute path of the folder, or `hf://repo@commit` for a model on the hub. `side_files` maps the
-    file name to the path it would be copied from.
+    file name to the path it would be copied from. `adapter` is what adapter_config.json says, where the tensors are
+    those of an adapter.
     """
 
     origin: str
@@ -60,6 +64,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorRef]
     config: Mapping[str, Any] | None
     side_files: Mapping[str, str]
+    adapter: Mapping[str, Any] | None = None
 
     @property
     def text_config(self) -> Mapping[str, Any]:
@@ -69,9 +74,10 @@ class Checkpoint:
         return nested if isinstance(nested, dict) else config
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, adapter: bool = False) -> Checkpoint:
     """Read the headers of a model folder, or of a single `.safetensors`, `.bin` or `.pt` file.
 
+    A folder that has a model as well as an adapter is read as what `adapter` says.
     Raises InputError naming the first file that is missing, truncated or not what it claims to be.
     """
     if path.is_file():
@@ -79,8 +85,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
             what = f"{path} is not a file of weights that can be read"
             raise InputError("E303", what, f"give the model's folder, or a file that ends in {', '.join(_READABLE)}")
         return _checkpoint(path.parent, [path.name], None, {}, origin=str(path.absolute()))
-    names, index = weight_file_names(path)
-    return _checkpoint(path, names, index, _side_files(path))
+    names, index = weight_file_names(path, adapter)
+    made = _checkpoint(path, names, index, _side_files(path))
+    is_adapter = names[0] in (ADAPTER_NAME, _ARCHIVE_ADAPTER_NAME)
+    return replace(made, adapter=read_json(path / ADAPTER_CONFIG_NAME)) if is_adapter else made
 
 
 def _checkpoint(
@@ -114,7 +122,7 @@ def join_headers(
     return tensors
 
 
-def weight_file_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+def weight_file_names(folder: Path, adapter: bool = False) -> tuple[list[str], dict[str, str] | None]:
     """The weight files of a folder in a fixed order, and the weight map of its index if it has one.
 
     Safetensors are preferred to archives of torch that lie beside them.
@@ -123,6 +131,9 @@ def weight_file_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:
         present = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         raise InputError("E311", f"cannot list {folder}: {error.strerror or error}") from None
+    adapters = [name for name in (ADAPTER_NAME, _ARCHIVE_ADAPTER_NAME) if name in present]
+    if adapter and adapters:
+        return adapters[:1], None
     if INDEX_NAME in present and SINGLE_NAME in present:
         raise InputError(
             "E304",
@@ -135,6 +146,8 @@ def weight_file_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:
             return sorted(set(index.values())), index
         if single_name in present:
             return [single_name], None
+    if adapters:
+        return adapters[:1], None
     found = [name for name in present if name.endswith(".safetensors")]
     found = found or [name for name in present if name.endswith(pickles.SUFFIXES)]
     if not found:

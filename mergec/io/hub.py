@@ -12,6 +12,8 @@ from typing import Any
 
 from mergec.errors import InputError
 from mergec.io.checkpoint import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_NAME,
     INDEX_NAME,
     SINGLE_NAME,
     Checkpoint,
@@ -53,7 +55,7 @@ def is_hub_path(path: str) -> bool:
     return path.startswith(_SCHEME)
 
 
-def open_checkpoint(reference: str) -> Checkpoint:
+def open_checkpoint(reference: str, adapter: bool = False) -> Checkpoint:
     """Read the headers of `org/name` or `org/name@revision` without fetching its weights.
 
     The revision is resolved to a commit, which the plan then names. Raises InputError (E301) if the hub refuses.
@@ -65,16 +67,17 @@ def open_checkpoint(reference: str) -> Checkpoint:
         info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         origin = f"{_SCHEME}{repo}@{info.sha}"
-        names, index = _weight_files(reference, origin, sizes)
+        names, index = _weight_files(reference, origin, sizes, adapter)
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             read = pool.map(lambda name: _read_header(f"{origin}/{name}", sizes[name]), names)
             headers = dict(zip(names, read, strict=True))
         config = read_json(Path(fetch(f"{origin}/config.json"))) if "config.json" in sizes else None
+        of_adapter = read_json(Path(fetch(f"{origin}/{ADAPTER_CONFIG_NAME}"))) if names == [ADAPTER_NAME] else None
     tensors = join_headers(reference, headers, index)
     digests = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs}
     files = tuple(weight_file(f"{origin}/{name}", header, digests.get(name)) for name, header in headers.items())
     side = {name: f"{origin}/{name}" for name, size in sizes.items() if "/" not in name and is_side_file(name, size)}
-    return Checkpoint(origin, files, tensors, config, side)
+    return Checkpoint(origin, files, tensors, config, side, of_adapter)
 
 
 def fetch(path: str) -> str:
@@ -94,12 +97,18 @@ def _parts(path: str) -> tuple[str, str, str]:
     return repo, commit, name
 
 
-def _weight_files(reference: str, origin: str, sizes: dict[str, int]) -> tuple[list[str], dict[str, str] | None]:
+def _weight_files(
+    reference: str, origin: str, sizes: dict[str, int], adapter: bool
+) -> tuple[list[str], dict[str, str] | None]:
+    if adapter and ADAPTER_NAME in sizes:
+        return [ADAPTER_NAME], None
     if SINGLE_NAME in sizes:
         return [SINGLE_NAME], None
     if INDEX_NAME in sizes:
         index = read_index(Path(fetch(f"{origin}/{INDEX_NAME}")), sizes.keys())
         return sorted(set(index.values())), index
+    if ADAPTER_NAME in sizes:
+        return [ADAPTER_NAME], None
     raise InputError("E302", f"'{reference}' has no safetensors weights on the hub", "convert it to safetensors first")
 
 

@@ -66,7 +66,7 @@ class Op:
     function (scalar: tuples of floats to a tuple of floats) or the Reducer class (reduce). `scratch_bytes` is what
     the kernel needs per entry beside its inputs and its result, a function of the node where it depends on it.
     `remark` says what is odd about a node, if anything; `gives` shape and dtype of a result that has not one value
-    per entry.
+    per entry. The tiles of a row op start at multiples of `rows` rows.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Op:
     takes_tile: bool
     remark: Callable[[Node], Remark | None] | None = None
     gives: Gives | None = None
+    rows: int = 1
 
     def __call__(self, *nodes: Node, **attrs: Attr) -> Node:
         self._check(nodes)
@@ -133,6 +134,7 @@ def op(
     name: str = "",
     remark: Callable[[Node], Remark | None] | None = None,
     gives: Gives | None = None,
+    rows: int = 1,
 ) -> Callable[[Callable[..., Any]], Op]:
     """Declare an op: `@op("map", "weight weight -> delta")`; `delta*` means any number of deltas.
 
@@ -154,6 +156,7 @@ def op(
             takes_tile="tile" in inspect.signature(kernel).parameters,
             remark=remark,
             gives=gives,
+            rows=rows,
         )
         if made.name in OPS:
             raise ValueError(f"two ops are called {made.name}")

@@ -129,6 +129,10 @@ class Recipe(_Strict):
     compute_dtype: Literal["float32", "float64"] | None = Field(
         default=None, description="what the arithmetic is done in; left out: float32, or float64 for float64 inputs"
     )
+    lora_merge_dtype: Dtype | None = Field(
+        default=None,
+        description="what a model with an adapter is rounded to before it is merged; left out: it is not rounded",
+    )
     seed: int = Field(default=0, ge=0, lt=2**64, description="what random methods draw from, with tensor and model")
     tokenizer_source: ModelReference | None = Field(
         default=None, description="`base` or one of the models: whose tokenizer files are copied"

@@ -162,7 +162,7 @@ RECIPES = [
     Mistake("a number as a key", LINEAR + "^1: a\n",
         "E005 found '1' as a key, expected a name; hint: quote it if it is a name"),
     Mistake("yes as a key", LINEAR + "^yes: a\n",
-        "E101 unknown key 'yes' in a recipe; hint: known here: base_model, compat, compute_dtype, dtype, merge_method, metadata, models, modules, name, out_dtype, parameters, router, seed, slices, steps, tokenizer_source"),
+        "E101 unknown key 'yes' in a recipe; hint: known here: base_model, compat, compute_dtype, dtype, lora_merge_dtype, merge_method, metadata, models, modules, name, out_dtype, parameters, router, seed, slices, steps, tokenizer_source"),
     Mistake("a list as a key", LINEAR + "^[a, b]: c\n",
         "E005 found a list or mapping as a key, expected a name; hint: quote it if it is a name"),
     Mistake("merging what is not a mapping", LINEAR + "<<: [^1, ^2]\n",
@@ -181,7 +181,7 @@ RECIPES = [
     Mistake("a misspelt key", LINEAR + "^dtpye: float32\n",
         "E101 unknown key 'dtpye' in a recipe; hint: did you mean 'dtype'?"),
     Mistake("a key that is nothing like one", LINEAR + "^frobnicate: 1\n",
-        "E101 unknown key 'frobnicate' in a recipe; hint: known here: base_model, compat, compute_dtype, dtype, merge_method, metadata, models, modules, name, out_dtype, parameters, router, seed, slices, steps, tokenizer_source"),
+        "E101 unknown key 'frobnicate' in a recipe; hint: known here: base_model, compat, compute_dtype, dtype, lora_merge_dtype, merge_method, metadata, models, modules, name, out_dtype, parameters, router, seed, slices, steps, tokenizer_source"),
     Mistake("a misspelt key of a model", "merge_method: passthrough\nmodels: [{model: a, ^paramters: {scale: 1}}]\n",
         "E101 unknown key 'paramters' in a model's entry; hint: did you mean 'parameters'?"),
     Mistake("a parameter at the top level", LINEAR + "^normalize: false\n",
@@ -416,6 +416,24 @@ def rewrite(model: str, **options: object) -> Spoil:
     return spoil
 
 
+def adapter(modules: dict[str, tuple[int, int]], *, parts: str = "AB", **config: object) -> Spoil:
+    """Make `b` a LoRA adapter of rank 2 for modules of these shapes."""
+
+    def spoil(root: Path) -> None:
+        remove("b")(root)
+        (root / "b").mkdir()
+        factors = {"A": lambda rows, columns: (2, columns), "B": lambda rows, columns: (rows, 2)}
+        tensors = {
+            f"base_model.model.model.{name}.lora_{part}.weight": ("float32", factors[part](*shape))
+            for name, shape in modules.items()
+            for part in parts
+        }
+        (root / "b/adapter_model.safetensors").write_bytes(safetensors_bytes(tensors))
+        (root / "b/adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2} | config))
+
+    return spoil
+
+
 def header(text: str) -> Spoil:
     """Give `b` a file whose header is this text; ENTRY is a sound entry of four bytes."""
     data = text.replace("ENTRY", '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}').encode()
@@ -479,8 +497,25 @@ INPUTS = [
         "E300 no model 'models/a' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: the folder models does not exist; without HF_HUB_OFFLINE it is looked for on the hub"),
     Mistake("a hub id, offline", "merge_method: linear\nmodels: [{model: ^org/model@main}]\nparameters: {weight: 1}\n",
         "E300 no model 'org/model@main' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: the folder org does not exist; without HF_HUB_OFFLINE it is looked for on the hub"),
-    Mistake("an adapter", "merge_method: linear\nmodels: [{model: ^a+b}]\nparameters: {weight: 1}\n",
-        "E105 'a+b' adds an adapter to a model, which is not supported yet; hint: merge it into its model first"),
+    Mistake("a model as an adapter", "merge_method: linear\nmodels: [{model: ^a+b}]\nparameters: {weight: 1}\n",
+        "E340 'b' is no adapter: it has no adapter_model.safetensors; hint: a sum of models is a merge: list them under 'models:'"),
+    Mistake("two adapters", "merge_method: linear\nmodels: [{model: ^x+y+z}]\nparameters: {weight: 1}\n",
+        "E340 'x+y+z' is not one model and one adapter, as in BASE+ADAPTER; hint: merge adapters one after the other"),
+    Mistake("an adapter of a model that is not there", "merge_method: linear\nmodels: [{model: ^b}]\nparameters: {weight: 1}\n",
+        "E340 'b' is an adapter of 'llama': no model 'llama' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: name the model it is added to: BASE+b",
+        adapter({"layers.0.self_attn.q_proj": (4, 4)}, base_model_name_or_path="llama")),
+    Mistake("an adapter of another kind", "merge_method: linear\nmodels: [{model: ^a+b}]\nparameters: {weight: 1}\n",
+        "E341 the adapter 'b' is one of the kind LOHA, which is not computed here; hint: merge it into its model with PEFT, and name the result",
+        adapter({"layers.0.self_attn.q_proj": (4, 4)}, peft_type="LOHA")),
+    Mistake("an adapter of another model", "merge_method: linear\nmodels: [{model: ^a+b}]\nparameters: {weight: 1}\n",
+        "E342 the adapter 'b' is for model.layers.{2-3}.self_attn.q_proj.weight, which the model does not have; hint: did you mean 'model.layers.1.self_attn.q_proj.weight'?",
+        adapter({"layers.0.self_attn.q_proj": (4, 4), "layers.2.self_attn.q_proj": (4, 4), "layers.3.self_attn.q_proj": (4, 4)})),
+    Mistake("an adapter of a larger model", "merge_method: linear\nmodels: [{model: ^a+b}]\nparameters: {weight: 1}\n",
+        "E343 the adapter 'b' has factors of a [4, 8] matrix for model.layers.0.mlp.down_proj, which is [4, 6]; hint: is it of this model?",
+        adapter({"layers.0.mlp.down_proj": (4, 8)})),
+    Mistake("half an adapter", "merge_method: linear\nmodels: [{model: ^a+b}]\nparameters: {weight: 1}\n",
+        "E344 the adapter 'b' has base_model.model.model.layers.0.mlp.down_proj.lora_A.weight, expected A and B of model.layers.0.mlp.down_proj; hint: fetch it again",
+        adapter({"layers.0.mlp.down_proj": (4, 6)}, parts="A")),
     Mistake("an empty folder", TWO,
         "E302 b holds no weights; hint: expected model.safetensors or model.safetensors.index.json",
         remove("b/model.safetensors")),

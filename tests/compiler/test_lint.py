@@ -33,6 +33,11 @@ CASES = {
         "r.yml:6:33: warning[W220]: the filter 'mpl' of 'weight' matches no tensor; hint: a filter is a part of a "
         "tensor's name; `mergec inspect MODEL` lists the names",
     ),
+    "a dtype for adapters where there are none": (
+        "lora_merge_dtype: float16\n" + TIES + LAST,
+        "r.yml:1:1: warning[W340]: 'lora_merge_dtype' has no effect: no model of this recipe has an adapter; hint: "
+        "remove it",
+    ),
     "an entry behind one that takes everything": (
         TIES + "  weight: [{value: 0.5}, {filter: mlp, value: 0.4}]\n",
         "r.yml:6:47: warning[W221]: the entry of 'weight' with the filter 'mlp' is never reached: entries before it "

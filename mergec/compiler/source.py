@@ -1,0 +1,116 @@
+"""Sources: where a model's tensor comes from - one span of bytes, or several and the arithmetic that joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+from mergec.graph import Node, Space
+from mergec.io.tensors import TensorRef
+from mergec.ops.adapt import adapt, shift, stretch
+from mergec.ops.basic import cast
+
+Loader: TypeAlias = Callable[[TensorRef, Space], Node]
+"""Gives the node that loads a stored tensor; to be called once for each of `refs`, in their order."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A tensor that is computed from stored ones. `dtype` is what it would be stored as.
+
+    Derived tensors of one `structure` differ in nothing but their names and bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def file(self) -> str:
+        return self.refs[0].file
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        """The stored tensors it is made of."""
+        raise NotImplementedError
+
+    @property
+    def structure(self) -> object:
+        raise NotImplementedError
+
+    def build(self, load: Loader, dtype: str) -> Node:
+        """The node that computes it, in float32 or float64."""
+        raise NotImplementedError
+
+
+Source: TypeAlias = "TensorRef | Derived"
+
+
+@dataclass(frozen=True)
+class Adapted(Derived):
+    """A weight with a low-rank adapter: W + scale B A, then with rows of other lengths if there are `lengths`."""
+
+    weight: Source
+    left: TensorRef
+    right: TensorRef
+    scale: float
+    transposed: bool
+    lengths: TensorRef | None = None
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        more = (self.lengths,) if self.lengths else ()
+        return (*refs_of(self.weight), self.left, self.right, *more)
+
+    @property
+    def structure(self) -> object:
+        parts = [(ref.dtype, ref.shape) for ref in (self.left, self.right, self.lengths) if ref]
+        return "adapted", structure_of(self.weight), self.scale, self.transposed, tuple(parts)
+
+    def build(self, load: Loader, dtype: str) -> Node:
+        weight = build(self.weight, load, dtype)
+        left, right = (cast(load(ref, "part"), dtype=dtype) for ref in (self.left, self.right))
+        made = adapt(weight, left, right, scale=self.scale, transposed=self.transposed)
+        return stretch(made, cast(load(self.lengths, "part"), dtype=dtype)) if self.lengths else made
+
+
+@dataclass(frozen=True)
+class Shifted(Derived):
+    """A bias with a bias of an adapter: bias + scale change."""
+
+    bias: Source
+    change: TensorRef
+    scale: float
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        return (*refs_of(self.bias), self.change)
+
+    @property
+    def structure(self) -> object:
+        return "shifted", structure_of(self.bias), self.scale, self.change.dtype
+
+    def build(self, load: Loader, dtype: str) -> Node:
+        bias = build(self.bias, load, dtype)
+        return shift(bias, cast(load(self.change, "weight"), dtype=dtype), scale=self.scale)
+
+
+def refs_of(source: Source) -> tuple[TensorRef, ...]:
+    """The stored tensors that a source is made of."""
+    return source.refs if isinstance(source, Derived) else (source,)
+
+
+def structure_of(source: Source) -> object:
+    """What tells sources apart whose graphs differ."""
+    return source.structure if isinstance(source, Derived) else source.dtype
+
+
+def build(source: Source, load: Loader, dtype: str) -> Node:
+    """The node that gives a source's values in a dtype."""
+    return source.build(load, dtype) if isinstance(source, Derived) else cast(load(source, "weight"), dtype=dtype)
