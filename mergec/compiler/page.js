@@ -114,16 +114,18 @@ const LEFT = 34, RIGHT = 5; // what the style sheet leaves beside the field
 
 // The field is as wide as its card: both axes run from 0 to 100, and strokes do not scale.
 function spark(setting, curve, label, [low, high], output) {
-  const first = curve.layers[0], last = curve.layers[curve.layers.length - 1];
+  const [first, last] = facts.stacks[curve.stack];
   const x = (layer) => (last > first ? 100 * (layer - first) / (last - first) : 50);
   const y = (value) => (high > low ? 100 * (high - Number(value)) / (high - low) : 50);
   const points = curve.layers.map((layer, number) => `${x(layer).toFixed(2)},${y(curve.values[number]).toFixed(2)}`);
   const base = y(Math.max(low, Math.min(high, 0))).toFixed(2);
+  const begins = (number) => curve.layers[number - 1] !== curve.layers[number] - 1, ends = (number) => number + 1 === points.length || begins(number + 1);
+  const line = points.map((point, number) => `${begins(number) ? "M" : "L"}${point}${begins(number) ? "h0" : ""}`).join("");
+  const area = points.map((point, number) => `${begins(number) ? `M${x(curve.layers[number]).toFixed(2)},${base}` : ""}L${point}${ends(number) ? `V${base}Z` : ""}`).join("");
   const cursor = s("path", { class: "cursor" }), mark = s("path", { class: "mark" });
   const field = s("svg", { class: "field", viewBox: "0 0 100 100", preserveAspectRatio: "none" },
     [0, 100].map((at) => s("path", { class: "grid", d: `M0,${at}H100` })),
-    s("polygon", { class: "area", points: [`${x(first)},${base}`, ...points, `${x(last)},${base}`].join(" ") }),
-    s("polyline", { class: "curve", points: points.join(" ") }),
+    s("path", { class: "area", d: area }), s("path", { class: "curve", d: line }),
     points.length <= 16 ? points.map((point) => s("path", { class: "dot", d: `M${point}h0` })) : [], cursor, mark);
   const picture = h("div", { class: "spark" }, field, h("span", { class: "axis high" }, String(high)), h("span", { class: "axis low" }, String(low)),
     h("span", { class: "first" }, `layer ${first}`), last > first ? h("span", { class: "last" }, String(last)) : "");

@@ -96,6 +96,7 @@ def page_facts(analysis: Analysis, plan: Plan, warnings: Sequence[str]) -> dict[
         "work": work_rows(plan),
         "statistics": statistic_rows(plan),
         "settings": _settings(analysis),
+        "stacks": _stacks(analysis),
         "files": _files(analysis, plan),
         **_graphs(plan),
     }
@@ -118,6 +119,15 @@ def _settings(analysis: Analysis) -> list[dict[str, Any]]:
     curves = _curves(analysis)
     ordered = sorted(known.values(), key=lambda parameter: parameter.name not in set_here)
     return [_setting(analysis.recipe, parameter, curves.get(parameter.name, {})) for parameter in ordered]
+
+
+def _stacks(analysis: Analysis) -> dict[str, list[int]]:
+    """The first and the last layer of every stack."""
+    found: dict[str, list[int]] = {}
+    for layer in analysis.layers.values():
+        first, last = found.get(layer.stack, [layer.index, layer.index])
+        found[layer.stack] = [min(first, layer.index), max(last, layer.index)]
+    return found
 
 
 Curve = dict[tuple[str, int], tuple[str, int]]

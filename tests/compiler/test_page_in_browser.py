@@ -200,6 +200,18 @@ def test_values_are_a_table_too(shown: tuple[Page, Plan, Path]) -> None:
     assert rows[-1] == ["outside", "", "1.5", "0.5"]
 
 
+def test_a_curve_lies_over_its_own_layers_and_breaks_where_there_are_none(chromium: Browser, tmp_path: Path) -> None:
+    weight = "[{filter: layers.1., value: 0.75}, {filter: layers.0., value: [0.25, 1]}, {value: 0.5}]"
+    recipe = f"merge_method: linear\nmodels: [{{model: a}}, {{model: b}}]\nparameters: {{weight: {weight}}}\n"
+    made(tmp_path, recipe, SHAPES)
+    page = chromium.page()
+    page.open(tmp_path / "p.html")
+    curves = page.evaluate("[...document.querySelectorAll('.curve')].map(each => each.getAttribute('d'))")
+    assert curves == ["M20.00,25.00h0", "M0.00,75.00h0", "M40.00,50.00h0L60.00,50.00L80.00,50.00L100.00,50.00"]
+    assert texts(page, ".spark .first") == ["layer 0"] * 3
+    assert texts(page, ".spark .last") == ["5"] * 3
+
+
 def test_what_is_no_curve_is_said_in_words(chromium: Browser, tmp_path: Path) -> None:
     recipe = """\
 merge_method: ties
