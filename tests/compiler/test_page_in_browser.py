@@ -40,7 +40,7 @@ parameters:
   density: [{filter: norm, value: 1}, {value: [0.3, 0.9, 0.3]}]
   normalize: false
 """
-HOSTILE = "</script><img src=x onerror=window.hit=1><svg onload=window.hit=1>\"'&amp;{{script}}"
+HOSTILE = "<!--<script </script><img src=x onerror=window.hit=1><svg onload=window.hit=1>\"'&amp;{{script}}"
 
 
 @pytest.fixture(scope="module")
