@@ -344,6 +344,7 @@ def test_python_m_mergec(here: Path) -> None:
         ["plan", "r.yml"],
         ["plan", "r.yml", "--json"],
         ["plan", "r.yml", "--dot", "lm_head.weight"],
+        ["plan", "r.yml", "--html", "plan.html"],
         ["explain", "r.yml", "lm_head.weight"],
         ["methods"],
         ["methods", "ties"],
