@@ -19,6 +19,8 @@ def main() -> None:
         (folder / "ties.yml").write_text(recipe("ties", "ab", {"weight": 0.5, "density": [0.3, 0.8]}))
         commands = {
             "--help": (["--help"], 0.3),
+            "fmt": (["fmt", "--diff", "ties.yml"], 0.4),
+            "canon": (["canon", "ties.yml"], 0.4),
             "check": (["check", "ties.yml"], 1.5),
             "plan": (["plan", "ties.yml"], 1.5),
             "explain": (["explain", "ties.yml", "model.layers.7.mlp.up_proj.weight"], 1.5),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergec.cli.options import RECIPE, compile_options, plan_options, plugin_option, with_seed
+from mergec.cli.options import compile_options, plan_options, plugin_option, with_seed
+
+if TYPE_CHECKING:
+    from mergec.errors import Problem
 
 
 @click.command()
@@ -22,34 +25,41 @@ def new(method: str) -> None:
 
 
 @click.command()
-@RECIPE
+@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def check(recipe: Path, overrides: tuple[tuple[str, str], ...], seed: int | None, as_json: bool, **values: Any) -> int:
-    """Say everything that is wrong with RECIPE and its inputs. Reads headers, never weights."""
+def check(
+    recipes: tuple[Path, ...], overrides: tuple[tuple[str, str], ...], seed: int | None, as_json: bool, **values: Any
+) -> int:
+    """Say everything that is wrong with each RECIPE and its inputs. Reads headers, never weights."""
     from mergec.compiler.compile import analyse, compile_analysis
     from mergec.compiler.lint import lint
     from mergec.errors import RecipeError, count
     from mergec.recipe.load import read_document
 
     all_overrides = with_seed(overrides, seed)
-    try:
-        analysis = analyse(read_document(recipe, all_overrides))
-        plan = compile_analysis(analysis, all_overrides, compile_options(values))
-    except RecipeError as error:
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for recipe in recipes:
+        try:
+            analysis = analyse(read_document(recipe, all_overrides))
+            plan = compile_analysis(analysis, all_overrides, compile_options(values))
+        except RecipeError as error:  # the others are checked all the same
+            problems += error.problems
+            continue
+        lints = lint(analysis)
+        warnings += [*analysis.warnings, *lints]
         if not as_json:
-            raise
-        click.echo(json.dumps([_finding(problem) for problem in error.problems], indent=2))
-        return error.exit_code
+            for warning in (*plan.warnings, *lints):
+                click.echo(warning, err=True)
+            made = f"{count(len(plan.outputs), 'tensor')} from {count(len(plan.models), 'model')}"
+            click.echo(f"{recipe}: ok, {made}; no weights were read")
+    wrong = RecipeError(problems)
     if as_json:
-        found = [*analysis.warnings, *lint(analysis)]
-        click.echo(json.dumps([_finding(problem) for problem in found], indent=2))
-        return 0
-    for warning in (*plan.warnings, *lint(analysis)):
-        click.echo(warning, err=True)
-    made = f"{count(len(plan.outputs), 'tensor')} from {count(len(plan.models), 'model')}"
-    click.echo(f"{recipe}: ok, {made}; no weights were read")
-    return 0
+        click.echo(json.dumps([_finding(problem) for problem in (*wrong.problems, *warnings)], indent=2))
+    elif problems:
+        raise wrong
+    return wrong.exit_code if problems else 0
 
 
 def _finding(problem: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def fmt(recipes: tuple[Path, ...], is_check: bool, is_diff: bool) -> int:
     from mergec.errors import Problem, RecipeError
     from mergec.io.replace import replace_file
     from mergec.recipe.format import format_text
-    from mergec.recipe.load import decoded
+    from mergec.recipe.source import decoded
 
     problems: list[Problem] = []
     is_changed = False
@@ -60,7 +60,7 @@ def canon(recipe: Path, textconv: bool) -> None:
     """Print RECIPE in canonical form: no comments, no defaults, one order and spelling. Needs no models."""
     from mergec.errors import MergecError
     from mergec.recipe.canon import canonical_text
-    from mergec.recipe.load import decoded
+    from mergec.recipe.source import decoded
 
     data, name = _read(recipe)
     try:
@@ -101,6 +101,6 @@ def uninstall(everywhere: bool) -> None:
 
 def _read(path: Path) -> tuple[bytes, str]:
     """The bytes of a recipe, - being standard input, and what to call it."""
-    from mergec.recipe.load import read_bytes
+    from mergec.recipe.source import read_bytes
 
     return (sys.stdin.buffer.read(), "<stdin>") if path == _STDIN else (read_bytes(path), str(path))

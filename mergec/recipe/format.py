@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from mergec.errors import Place, Problem, RecipeError
 from mergec.recipe.document import Document, parse
@@ -215,7 +216,7 @@ def _aligned(lines: Sequence[_Line]) -> Iterator[str]:
     column = 0
     for number, line in enumerate(lines):
         if number == 0 or not lines[number - 1].text:
-            column = _column(lines[number:])
+            column = _column(islice(lines, number, None))
         if not line.beside:
             yield line.text
         elif len(line.text) > _WIDEST_ALIGNED:
@@ -224,7 +225,7 @@ def _aligned(lines: Sequence[_Line]) -> Iterator[str]:
             yield f"{line.text:<{column}}{line.beside}"
 
 
-def _column(lines: Sequence[_Line]) -> int:
+def _column(lines: Iterable[_Line]) -> int:
     column = 0
     for line in lines:
         if not line.text:

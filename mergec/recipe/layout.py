@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 _PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*\s+)*(?:[&!][^\s,\[\]{}]*$)?")  # anchor and tag before a value
 
 
-@dataclass
+@dataclass(eq=False)
 class Value:
     """A scalar or alias with its source text, or a list or mapping with its entries.
 
@@ -29,7 +30,7 @@ class Value:
     tail: list[str] = field(default_factory=list)  # comments after the last entry, "" for an empty line
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """An item of a list (key "") or of a mapping, with the comments that go where it goes."""
 
@@ -67,9 +68,9 @@ def documents(text: str) -> list[str]:
     starts, is_begun = [0], False
     for token in YAML(typ="safe", pure=True).scan(text):
         name = type(token).__name__
-        if name == "DocumentStartToken" and is_begun:
+        if name in ("DocumentStartToken", "DirectiveToken") and is_begun:
             starts.append(token.start_mark.index)
-        is_begun |= name not in ("StreamStartToken", "DirectiveToken")
+        is_begun = name not in ("StreamStartToken", "DirectiveToken")
     return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
@@ -159,7 +160,7 @@ class _Events:
     def entry(self, first: Any, parent: Value) -> Entry:
         start: int = first.start_mark.index
         if parent.kind == "list" and not parent.is_flow:
-            start = max(dash for dash in self.dashes if dash < start)
+            start = self.dashes[bisect_left(self.dashes, start) - 1]
         if not parent.entries:
             parent.column = start - self.text.rfind("\n", 0, start) - 1
         if parent.kind == "list":
@@ -171,15 +172,17 @@ class _Events:
 def _attach(text: str, layout: Layout, found: list[Comment]) -> None:
     """Give every comment and every empty line to the entry or collection that it belongs to."""
     order = list(_walk(layout.root, ()))
+    starts = [entry.start for entry, _ in order]
     marker = re.search(r"^---", text, re.MULTILINE) if layout.marker else None
     for comment in found:
         if marker and comment.start < marker.start():
             layout.head.insert(0 if not layout.head else len(layout.head), comment.text)
             continue
-        before = [one for one in order if one[0].start < comment.start and not _is_closed(one[1], comment.start)]
-        after = next((one for one in order if one[0].start > comment.start), None)
+        at = bisect_left(starts, comment.start)
+        after = order[at] if at < len(order) else None
+        before = next((order[i] for i in range(at - 1, -1, -1) if not _is_closed(order[i][1], comment.start)), None)
         if not comment.is_alone:
-            (before[-1][0].beside if before else layout.head).append(comment.text)
+            (before[0].beside if before else layout.head).append(comment.text)
         else:
             lines = _owner(layout.root, comment, before, after)
             lines += [""] * comment.after_blank + [comment.text]
@@ -204,14 +207,14 @@ def _is_closed(around: tuple[Value, ...], index: int) -> bool:
     return any(value.is_flow and value.end <= index for value in around)
 
 
-def _owner(root: Value, comment: Comment, before: list[Place], after: Place | None) -> list[str]:
+def _owner(root: Value, comment: Comment, before: Place | None, after: Place | None) -> list[str]:
     """The lines that a comment on its own line joins: above an entry, or at the end of a collection.
 
     A comment that is indented further than the entry after it belongs to the collection that ends there.
     """
     if not before:
         return after[0].above if after else root.tail
-    entry, around = before[-1]
+    entry, around = before
     if entry.value.kind == "scalar" and comment.start < entry.value.end:
         return entry.above  # between a key and its value
     chain = [*around, entry.value] if entry.value.entries or entry.value.is_flow else list(around)

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mergec.errors import Place, Problem, RecipeError, did_you_mean
-from mergec.recipe.document import MAX_TEXT_BYTES, Document, Path, parse, parse_value, too_large
+from mergec.errors import Problem, did_you_mean
+from mergec.recipe.document import Document, Path, parse, parse_value
 from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
+from mergec.recipe.source import decoded, read_bytes
 
 # keys of mergekit's language that are not read yet, with what to do instead
 _LATER = {
@@ -35,43 +36,10 @@ def read_document(path: FilePath, overrides: Sequence[tuple[str, str]] = ()) -> 
     return with_overrides(parse(decoded(read_bytes(path), str(path)), str(path)), overrides)
 
 
-def read_bytes(path: FilePath) -> bytes:
-    """A recipe file's bytes. Raises RecipeError: E008 where it cannot be read, E009 where it is too large."""
-    start = Place(str(path), 1, 1)
-    try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise too_large(str(path))
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise RecipeError([Problem(start, "E008", "no such file", _near_files(path.parent, path.name))]) from None
-    except OSError as error:
-        what = f"cannot read the recipe: {error.strerror or error}"
-        raise RecipeError([Problem(start, "E008", what, _near_files(path, "") if path.is_dir() else "")]) from None
-
-
-def decoded(data: bytes, file: str) -> str:
-    """Bytes as text. Raises RecipeError (E008) where they are not UTF-8."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start].decode()
-        place = Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
-        what = "cannot read the recipe: not UTF-8 text"
-        raise RecipeError([Problem(place, "E008", what, "save it as UTF-8")]) from None
-
-
 def with_overrides(document: Document, overrides: Sequence[tuple[str, str]]) -> Document:
     for dotted, value in overrides:
         document = document.with_value(dotted, parse_value(value, f"--set {dotted}"))
     return document
-
-
-def _near_files(folder: FilePath, name: str) -> str:
-    try:
-        recipes = [path.name for path in folder.iterdir() if path.suffix in (".yml", ".yaml")]
-    except OSError:
-        return ""
-    return did_you_mean(name, recipes) if recipes else "`mergec new ties` prints a recipe to start from"
 
 
 def read_recipe(document: Document) -> tuple[Recipe | None, list[Problem]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from recipes_fixtures import mergec
+from repositories import committed, git, new_repository
 
 RECIPE = """\
 merge_method: ties
@@ -23,35 +22,7 @@ models:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new repository, the current folder, whose git knows no settings of this machine and finds this mergec."""
-    home, folder, programs = tmp_path / "home", tmp_path / "a repository", tmp_path / "bin"
-    for made in (home, folder, programs):
-        made.mkdir()
-    program = programs / "mergec"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mergec "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    for name in ("XDG_CONFIG_HOME", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG_GLOBAL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(folder)
-    git("init", "-q")
-    git("config", "user.email", "someone@example.org")
-    git("config", "user.name", "Someone")
-    return folder
-
-
-def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def committed(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    git("add", "-A")
-    git("commit", "-qm", "a recipe")
+    return new_repository(tmp_path, monkeypatch)
 
 
 def changed_lines(diff: str) -> list[str]:
