@@ -89,6 +89,8 @@ function models() {
 const isNumber = (text) => text !== "" && Number.isFinite(Number(text));
 const isConstant = (values) => values.every((value) => value === values[0]);
 
+const title = ({ stage, name }) => (stage ? `${stage}: ${name}` : name);
+
 // An entry of the recipe for the models that take it: a curve for each stack of layers, and a value outside of them.
 function entries(setting) {
   const found = new Map();
@@ -134,7 +136,7 @@ function spark(setting, curve, label, [low, high], output) {
     const layer = first + (at - LEFT) / (width - LEFT - RIGHT) * (last - first);
     return curve.layers.reduce((best, each, number) => (Math.abs(each - layer) < Math.abs(curve.layers[best] - layer) ? number : best), 0);
   };
-  return walkable(picture, `${setting.name} of ${label} over the layers`, points.length, nearest, (number) => {
+  return walkable(picture, `${title(setting)} of ${label} over the layers`, points.length, nearest, (number) => {
     output.textContent = number < 0 ? rest : `layer ${curve.layers[number]}: ${curve.values[number]}`;
     if (number >= 0) {
       fill(cursor, { d: `M${x(curve.layers[number])},0V100` }, []);
@@ -181,7 +183,7 @@ function valueTable(setting, found) {
   const layers = [...new Set(inside.flatMap((curve) => curve.layers))].sort((a, b) => a - b);
   const rows = layers.map((layer) => [String(layer), ...inside.map((curve) => curve.values[curve.layers.indexOf(layer)] ?? "")]);
   rows.push(["outside", ...columns.map(([entry, curve]) => (entry.outside && (entry.stacks[0] ?? entry.outside) === curve ? entry.outside.values[0] : ""))]);
-  const details = h("details", {}, h("summary", {}, `${setting.name} as a table`));
+  const details = h("details", {}, h("summary", {}, `${title(setting)} as a table`));
   details.addEventListener("toggle", () => {
     if (details.children.length === 1) details.append(table(["layer", ...columns.map(name)], rows, ["", ...columns.map(() => "number")]));
   });
@@ -197,12 +199,12 @@ function settings() {
   const blocks = plotted.map((setting) => {
     const range = scale(setting), found = entries(setting);
     const cells = found.flatMap((entry) => (entry.stacks.length ? entry.stacks : [entry.outside]).map((curve) => plot(setting, entry, curve, range)));
-    return h("div", { class: "parameter", "data-name": setting.name }, h("h3", {}, setting.name), h("p", { class: "soft small" }, setting.what),
+    return h("div", { class: "parameter", "data-name": title(setting) }, h("h3", {}, title(setting)), h("p", { class: "soft small" }, setting.what),
       h("div", { class: "plots" }, cells), valueTable(setting, found));
   });
   const rows = plain.map((setting) => {
     const curve = setting.curves[0];
-    return [setting.name, curve ? curve.values[0] : "", setting.what, curve ? place(curve.line, curve.from) : ""];
+    return [title(setting), curve ? curve.values[0] : "", setting.what, curve ? place(curve.line, curve.from) : ""];
   });
   section("settings", "Settings", "What every layer gets, and which line of the recipe says so.", ...blocks,
     rows.length ? h("div", { class: "parameter" }, table(["for all tensors alike", "value", "", "from"], rows, ["mono fixed", "mono fixed", "soft grow", "soft fixed"], "stacked")) : "");

@@ -95,7 +95,7 @@ def page_facts(analysis: Analysis, plan: Plan, warnings: Sequence[str]) -> dict[
         "notes": plan.notes,
         "work": work_rows(plan),
         "statistics": statistic_rows(plan),
-        "settings": _settings(analysis),
+        "settings": [one for stage, own in _recipes(analysis) for one in _settings(own, stage)],
         "stacks": _stacks(analysis),
         "files": _files(analysis, plan),
         **_graphs(plan),
@@ -113,18 +113,23 @@ def _warning(text: str, recipe: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------ settings
 
 
-def _settings(analysis: Analysis) -> list[dict[str, Any]]:
+def _recipes(analysis: Analysis) -> list[tuple[str, Analysis]]:
+    """The recipe, and the stages it needs, each with its name."""
+    return [("", analysis), *analysis.stages.items()]
+
+
+def _settings(analysis: Analysis, stage: str) -> list[dict[str, Any]]:
     """Every parameter of the method: the curves of its values over the layers, those the recipe sets first."""
     known, set_here = analysis.method.parameters, written(analysis)
     curves = _curves(analysis)
     ordered = sorted(known.values(), key=lambda parameter: parameter.name not in set_here)
-    return [_setting(analysis.recipe, parameter, curves.get(parameter.name, {})) for parameter in ordered]
+    return [{"stage": stage, **_setting(analysis.recipe, one, curves.get(one.name, {}))} for one in ordered]
 
 
 def _stacks(analysis: Analysis) -> dict[str, list[int]]:
     """The first and the last layer of every stack."""
     found: dict[str, list[int]] = {}
-    for layer in analysis.layers.values():
+    for layer in (layer for _, own in _recipes(analysis) for layer in own.layers.values()):
         first, last = found.get(layer.stack, [layer.index, layer.index])
         found[layer.stack] = [min(first, layer.index), max(last, layer.index)]
     return found

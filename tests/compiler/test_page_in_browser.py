@@ -212,6 +212,17 @@ def test_a_curve_lies_over_its_own_layers_and_breaks_where_there_are_none(chromi
     assert texts(page, ".spark .last") == ["5"] * 3
 
 
+def test_stages_have_settings_of_their_own(chromium: Browser, tmp_path: Path) -> None:
+    stage = "name: half\nmerge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: [0.25, 0.75]}\n"
+    final = "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: half}]\nparameters: {weight: [0, 1]}\n"
+    made(tmp_path, f"{stage}---\n{final}", SHAPES)
+    page = chromium.page()
+    page.open(tmp_path / "p.html")
+    found = {plot["parameter"]: (plot["title"], plot["values"][0]) for plot in values_drawn(page)}
+    assert found == {"weight": ("half", pytest.approx(0)), "half: weight": ("a, b", pytest.approx(0.25, abs=0.01))}
+    assert page.errors == []
+
+
 def test_what_is_no_curve_is_said_in_words(chromium: Browser, tmp_path: Path) -> None:
     recipe = """\
 merge_method: ties
