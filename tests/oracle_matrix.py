@@ -155,7 +155,54 @@ def by_matrix(merge: Callable[..., Array]) -> Callable[..., Array]:
     return merged
 
 
+def opcm(
+    base: Array,
+    models: list[Array],
+    *,
+    weight: list[float] | None = None,
+    alpha: float = 0.5,
+    as_matrix: bool = True,
+    lambda_: float = 1.0,
+    **_: Any,
+) -> Array:
+    deltas = [share * (model - base) for share, model in zip(weight or [1.0] * len(models), models, strict=True)]
+    merged = deltas[0]
+    for delta in deltas[1:]:
+        merged = merged + (away_from(merged, delta, alpha) if base.ndim == 2 and as_matrix else delta)
+    norm = float(np.linalg.norm(merged))
+    scale = float(np.mean([np.linalg.norm(delta) for delta in deltas])) / norm if norm else 0.0
+    return np.asarray(base + lambda_ * scale * merged)
+
+
+def away_from(merged: Array, delta: Array, alpha: float) -> Array:
+    """A delta without its part on the diagonal, and in the first block, of another's singular basis."""
+    u, s, v = np.linalg.svd(merged, full_matrices=False)
+    rank = int((s > np.finfo(np.float64).eps * max(merged.shape, default=0) * (s[0] if s.size else 0)).sum())
+    above = np.flatnonzero(np.cumsum(s[:rank]) > alpha * s[:rank].sum())
+    closed = int(above[0]) if above.size else 0
+    result = delta.copy()
+    for i in range(rank):
+        for j in range(rank):
+            if i == j or max(i, j) < closed:
+                result -= (u[:, i] @ delta @ v[j]) * np.outer(u[:, i], v[j])
+    return result
+
+
+def calibrated(base: Array, result: Array, models: list[Array], alpha: float) -> Array:
+    """SVC: a merge with the singular values of its delta scaled by T / sum of max(alpha, contribution)."""
+    u, s, v = np.linalg.svd(result - base, full_matrices=False)
+    total = np.zeros_like(base)
+    for r in range(int((s > np.finfo(np.float64).eps * max(base.shape) * s[0]).sum())):
+        shares = []
+        for model in models:
+            row = u[:, r] @ (model - base)
+            shares.append(max(alpha, float(s[r] * v[r] @ row) / float(row @ row) if row.any() else 0.0))
+        total += s[r] * (len(models) / sum(shares) if sum(shares) else 1.0) * np.outer(u[:, r], v[r])
+    return base + total
+
+
 MATRIX_METHODS: dict[str, Callable[..., Any]] = {
+    "opcm": opcm,
     "fr": fr,
     "tsv": by_matrix(tsv_matrix),
     "iso_c": by_matrix(iso_c_matrix),

@@ -3,11 +3,13 @@
 # every op registers when its module is imported; a plan names ops, so all of them must be there
 from mergec.ops import (
     basic,
+    calibrate,
     competition,
     elect,
     fourier,
     fuse,
     gram,
+    opcm,
     pool,
     rescale,
     stock,
@@ -19,11 +21,13 @@ from mergec.ops import (
 
 __all__ = [
     "basic",
+    "calibrate",
     "competition",
     "elect",
     "fourier",
     "fuse",
     "gram",
+    "opcm",
     "pool",
     "rescale",
     "stock",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from mergec.graph import Node
+from mergec.ops.basic import diff
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError, read_parameters
 
 
@@ -70,10 +71,12 @@ class Elected(Working):
 
 @dataclass(frozen=True)
 class Merged(Working):
-    """The merged tensor."""
+    """The merged tensor, and for passes after the merge the base and what each model changed; None without a base."""
 
     words = "the merged tensor"
     result: Node
+    base: Node | None = None
+    deltas: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,33 @@ class Steps:
                 injected["draw"] = replace(draw, stream=f"{step.stream}.{drawn[step.stream]}")
             if step.takes_arithmetic:
                 injected["arithmetic"] = arithmetic
-            try:
-                working = step.apply(working, **use.arguments, **injected)
-            except ParameterError as error:
-                error.parameter = use.names.get(error.parameter, error.parameter)
-                raise
+            working = _applied(use, working, injected)
+            if isinstance(working, Merged):
+                working = rooted(working.result, base, models)
         assert isinstance(working, Merged)
         return working.result
+
+
+def _applied(use: Use, working: Working, injected: Mapping[str, Any]) -> Working:
+    try:
+        return use.step.apply(working, **use.arguments, **injected)
+    except ParameterError as error:
+        error.parameter = use.names.get(error.parameter, error.parameter)
+        raise
+
+
+def rooted(result: Node, base: Node | None, models: Sequence[Node]) -> Merged:
+    """A merged tensor with all that a pass after the merge may ask for."""
+    return Merged(result, base, tuple(diff(model, base) for model in models) if base is not None else ())
+
+
+def finish(result: Node, base: Node | None, models: Sequence[Node], passes: Sequence[Use]) -> Node:
+    """What passes after the merge make of a merged tensor."""
+    for use in passes:
+        working = _applied(use, rooted(result, base, models), {})
+        assert isinstance(working, Merged)
+        result = working.result
+    return result
 
 
 _STEPS: dict[str, dict[str, Step]] = {}

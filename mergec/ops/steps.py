@@ -8,14 +8,18 @@ from mergec.graph import Node
 from mergec.ops import basic, fuse, masks, trim
 from mergec.ops import elect as election
 from mergec.ops import rescale as rescaling
+from mergec.ops.calibrate import CalibrationAlpha, calibrate_singular
 from mergec.ops.elect import Election, ZeroSign
-from mergec.ops.fuse import Aggregate, Lambda, Normalize, Weight
+from mergec.ops.fourier import Cutoff, Filter, high_pass
+from mergec.ops.fuse import Aggregate, Consensus, Lambda, Normalize, Weight
 from mergec.ops.masks import Agreement, MaskLambda
+from mergec.ops.matrix import AsMatrix, Vectors, fuse_vectors, is_matrix
 from mergec.ops.parts import masked
 from mergec.ops.pool import over_model
 from mergec.ops.registry import Arithmetic, Draw, Each, ParameterError, each
 from mergec.ops.rescale import Rescale
 from mergec.ops.step import Deltas, Elected, Merged, Models, Rooted, Trimmed, step
+from mergec.ops.svd import RankRatio, project_singular, rank_of
 from mergec.ops.threshold import Extent, KeepCount, Quantile, threshold, trim_share
 from mergec.ops.trim import Density, Epsilon, Gamma, WindowSize
 
@@ -24,6 +28,25 @@ from mergec.ops.trim import Density, Epsilon, Gamma, WindowSize
 def diff(working: Rooted) -> Deltas:
     """What each model changed: model - base."""
     return Deltas(working.base, tuple(basic.diff(model, working.base) for model in working.models))
+
+
+@step(by="high_pass")
+def filter_high_pass(
+    working: Deltas, kind: Filter = "clean", cutoff: Cutoff = 0.1, *, as_matrix: AsMatrix = True
+) -> Deltas:
+    """Take the low frequencies from each delta that is a matrix, as an image (FR-Merging)."""
+    if not is_matrix(working.base, as_matrix):
+        return working
+    return Deltas(working.base, tuple(high_pass(delta, kind, cutoff) for delta in working.deltas))
+
+
+@step(onto="leading")
+def project_leading(working: Deltas, rank_ratio: RankRatio = "equal", *, as_matrix: AsMatrix = True) -> Deltas:
+    """Keep the largest singular values of each delta that is a matrix, a share of them."""
+    if not is_matrix(working.base, as_matrix):
+        return working
+    rank = rank_of(working.base, rank_ratio, len(working.deltas))
+    return Deltas(working.base, tuple(project_singular(delta, rank=rank) for delta in working.deltas))
 
 
 @step(keep="largest")
@@ -151,7 +174,33 @@ def fuse_largest(working: Deltas, *, weight: Each[Weight] = each(1.0), lambda_: 
     return Merged(fuse.fuse_largest(working.base, *basic.weighed(working.deltas, weight), factor=lambda_))
 
 
+@step(how="matrices")
+def fuse_matrices(
+    working: Deltas,
+    *,
+    weight: Each[Weight] = each(1.0),
+    consensus: Consensus = "none",
+    as_matrix: AsMatrix = True,
+    vectors: Vectors = "sum",
+    lambda_: Lambda = 1.0,
+) -> Merged:
+    """Add the weighted deltas of matrices to the base, those that have the elected sign or all; `vectors` otherwise."""
+    if is_matrix(working.base, as_matrix):
+        return Merged(fuse.fuse_consensus(working.base, working.deltas, weight, lambda_, consensus))
+    return Merged(fuse_vectors(working.base, working.deltas, weight, lambda_, vectors, consensus))
+
+
 @step(how="average")
 def fuse_average(working: Models, *, weight: Each[Weight] = each(1.0), normalize: Normalize = True) -> Merged:
     """Average the models, weighted; no base is needed."""
     return Merged(fuse.fuse_models(working.models, weight, normalize))
+
+
+@step(by="svc")
+def post_svc(working: Merged, alpha: CalibrationAlpha = 0.1, as_matrix: AsMatrix = True) -> Merged:
+    """Calibrate the singular values of the merged delta by what each model contributes along their directions (SVC)."""
+    base = working.base
+    if base is None or not is_matrix(base, as_matrix) or working.result is base:
+        return working
+    calibrated = calibrate_singular(basic.diff(working.result, base), *working.deltas, alpha=alpha)
+    return Merged(fuse.fuse_sum(base, calibrated, weights=(), normalize=False, factor=1.0))

@@ -124,6 +124,12 @@ def merge_isotropic(*deltas: Tensor, rank: int) -> Tensor:
     return (u @ v * _mean(s)).to(deltas[0].dtype)
 
 
+@op("whole", "delta -> delta", scratch_bytes=_sum_scratch, remark=_keeps_nothing)
+def project_singular(delta: Tensor, *, rank: int) -> Tensor:
+    """The nearest matrix of a rank: `rank` singular values are kept, the others are 0. Eckart and Young, 1936."""
+    return delta if rank >= min(delta.shape) else _cut(full(delta), rank).to(delta.dtype)
+
+
 def _cut(delta: Tensor, rank: int) -> Tensor:
     u, s, v = factorise(delta).first(rank)
     return (u * s) @ v

@@ -13,7 +13,7 @@ from mergec.ops.registry import Method, Parameter, find_method, methods
 from mergec.recipe.document import Path as DocumentPath
 from mergec.recipe.schema import ModelEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
 from mergec.recipe.settings import Choice, over, read_setting
-from mergec.recipe.steps import PIPELINE, Pipeline, read_pipeline
+from mergec.recipe.steps import PIPELINE, Passes, Pipeline, read_passes, read_pipeline
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,11 @@ def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
         method = pipeline.method if pipeline else find_method(recipe.merge_method, also=[PIPELINE])
     except UsageError as error:
         return (), [*wrong, error.at(recipe.document.place(("merge_method",)))]
-    binder = _Binder(recipe, method, pipeline)
+    passes, found = read_passes(recipe.document, recipe.post or [])
+    wrong += found or _refused_passes(recipe, method)
+    if passes.written and not wrong:
+        method = passes.after(method)
+    binder = _Binder(recipe, method, pipeline, passes)
     binder.check_ids()
     binder.check_tokenizer_source()
     binder.check_router()
@@ -111,6 +115,19 @@ def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
     problems = [problem for problem in ordered if problem.is_error]
     warnings = tuple(problem for problem in ordered if not problem.is_error)
     return tuple(replace(bound, warnings=warnings) for bound in bounds), problems
+
+
+def _refused_passes(recipe: Recipe, method: Method) -> list[Problem]:
+    """Passes over what has no base, or is no dense model."""
+    if not recipe.post or (method.base == "origin" and not method.makes_artifact):
+        return []
+    if method.makes_artifact:
+        what = f"{method.name} makes an artifact, and a pass takes one dense model"
+    elif method.base == "optional" and recipe.base_model is not None:
+        return []
+    else:
+        what = f"a pass takes what each model changed of a base, and {method.name} has none"
+    return [Problem(recipe.document.key_place(("post",)), "E651", what, "remove 'post', or take another method")]
 
 
 def _pipeline(recipe: Recipe) -> tuple[Pipeline | None, list[Problem]]:
@@ -129,11 +146,12 @@ def _pipeline(recipe: Recipe) -> tuple[Pipeline | None, list[Problem]]:
 
 
 class _Binder:
-    def __init__(self, recipe: Recipe, method: Method, pipeline: Pipeline | None) -> None:
+    def __init__(self, recipe: Recipe, method: Method, pipeline: Pipeline | None, passes: Passes) -> None:
         self.recipe = recipe
         self.method = method
         self.pipeline = pipeline
-        self.parameters = {n: p for n, p in method.parameters.items() if not (pipeline and n in pipeline.own)}
+        self.own = {**(pipeline.own if pipeline else {}), **passes.own}
+        self.parameters = {name: one for name, one in method.parameters.items() if name not in self.own}
         self.document = recipe.document
         self.problems: list[Problem] = []
 
@@ -141,7 +159,7 @@ class _Binder:
         """The models merged whole, or a bound for each slice of each module."""
         recipe = self.recipe
         top = self.settings(recipe.parameters, ("parameters",), shared=True)
-        top |= self.pipeline.own if self.pipeline else {}
+        top |= self.own
         bounds = self._held((), recipe.models, recipe.slices, top, "")
         for name, module in recipe.modules.items():
             path = ("modules", name)

@@ -35,7 +35,9 @@ def recipe_text(name: str) -> str:
     """
     if name == PIPELINE:
         return _pipeline_text()
-    method = find_method(name, also=[PIPELINE])
+    if name in known_steps()["post"]:
+        return _pass_text(name)
+    method = find_method(name, also=[PIPELINE, *known_steps()["post"]])
     own = [p for p in method.parameters.values() if p.per_model and p.name not in _SKIPPED]
     shared = [p for p in method.parameters.values() if not p.per_model and p.name not in _SKIPPED]
     low, high = method.models
@@ -69,6 +71,18 @@ def _pipeline_text() -> str:
     lines = [line for line in named.splitlines() if not line.startswith(("#", "merge_method", "  ", "parameters"))]
     tail = "\n".join(line for line in lines if not line.startswith(("models", "base_model")))
     return format_text("\n".join([f"{_PIPELINE_HEAD}{steps[1]}", *steps[2:], tail]), "pipeline.yml")
+
+
+def _pass_text(name: str) -> str:
+    """A recipe of task arithmetic with a pass after it."""
+    one = known_steps()["post"][name]
+    lines = recipe_text("task_arithmetic").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("parameters"))
+    end = next(number for number, line in enumerate(lines) if line.startswith("dtype"))
+    body = ["post:", f"  - {name}:"]
+    body += [f"      {_entry(parameter)}  # {_comment(parameter)}" for parameter in one.parameters.values()]
+    text = "\n".join([f"# {one.doc.partition(chr(10))[0]}", *lines[2:start], *body, *lines[end:]])
+    return format_text(text, f"{name}.yml")
 
 
 def _entry(parameter: Parameter) -> str:

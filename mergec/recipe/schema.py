@@ -122,6 +122,9 @@ class Recipe(_Strict):
     steps: list[Any] | None = Field(
         default=None, min_length=1, description="what `merge_method: pipeline` does, step by step"
     )
+    post: list[Any] | None = Field(
+        default=None, min_length=1, description="passes over the merged tensors, such as `svc` or `svc: {alpha: 0.2}`"
+    )
     dtype: Dtype | None = Field(default=None, description="what inputs are cast to before they are merged")
     out_dtype: Dtype | None = Field(
         default=None, description="what the result is stored as; left out: dtype, or as the inputs"
@@ -180,6 +183,15 @@ class Recipe(_Strict):
         listed = [entry.model for _, entry in self.entries]
         return tuple(dict.fromkeys([*own, *listed, *(base for _, base in self.bases)]))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is written for all models: `parameters`, and the settings of passes as `post[0].alpha`."""
+        found = dict(self.parameters)
+        for number, one in enumerate(self.post or []):
+            for own in one.values() if isinstance(one, dict) else ():
+                found |= {f"post[{number}].{key}": value for key, value in own.items()}
+        return found
+
     def slot(self, reference: str) -> str:
         """The slot id of a model by its reference; a base gets an `id` by being listed under `models` too."""
         return next((entry.slot for _, entry in self.entries if entry.model == reference), reference)
@@ -207,6 +219,12 @@ def json_schema() -> dict[str, Any]:
         "minItems": 1,
         "items": {"anyOf": list(_step_schemas())},
         "description": Recipe.model_fields["steps"].description,
+    }
+    schema["properties"]["post"] = {
+        "type": "array",
+        "minItems": 1,
+        "items": {"anyOf": list(_post_schemas())},
+        "description": Recipe.model_fields["post"].description,
     }
     schema["oneOf"] = [_holds(key) for key in ("models", "slices", "modules")]
     schema["$defs"]["ModuleEntry"]["oneOf"] = [_holds(key) for key in ("models", "slices")]
@@ -250,6 +268,17 @@ def _step_schemas() -> Iterator[dict[str, Any]]:
                 "required": [name],
                 "additionalProperties": False,
             }
+
+
+def _post_schemas() -> Iterator[dict[str, Any]]:
+    """One schema per form of a pass: `svc`, `svc: {alpha: 0.2}`."""
+    from mergec.ops.step import steps
+
+    for way, one in steps()["post"].items():
+        settings = {p.name: _setting_schema(p.description) for p in one.parameters.values()}
+        form = {"type": "object", "properties": settings, "additionalProperties": False}
+        yield {"const": way, "description": one.doc}
+        yield {"type": "object", "properties": {way: form}, "required": [way], "additionalProperties": False}
 
 
 def _step_form(one: Step) -> dict[str, Any]:

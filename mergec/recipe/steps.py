@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mergec.errors import Problem, did_you_mean
-from mergec.ops.registry import Method, Parameter
-from mergec.ops.step import Merged, Rooted, Step, Steps, Use, Working, path_to, steps
+from mergec.ops.registry import Method, Name, Parameter
+from mergec.ops.step import Merged, Rooted, Step, Steps, Use, Working, finish, path_to, steps
 from mergec.recipe.document import Document, Path
 from mergec.recipe.settings import Choice, read_setting
 
@@ -17,15 +17,35 @@ SUMMARY = "Do what the recipe lists under 'steps:'."
 
 
 class Written(NamedTuple):
-    """A step of a recipe: number, and the settings that stand in it, by parameter."""
+    """A step of a recipe: number, and the settings that stand in it, by parameter; `root` is the list it stands in."""
 
     number: int
     step: Step
     settings: Mapping[str, tuple[Choice, ...]]
+    root: str = "steps"
 
     def key(self, parameter: str) -> str:
         """What a parameter is called where all settings of a recipe are gathered."""
-        return f"steps[{self.number}].{parameter}" if parameter in self.settings else parameter
+        return f"{self.root}[{self.number}].{parameter}" if parameter in self.settings else parameter
+
+    @property
+    def own(self) -> dict[str, tuple[Choice, ...]]:
+        """Its settings by the names that a method's parameters have for them."""
+        return {self.key(name): setting for name, setting in self.settings.items()}
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters that stand in it, by the same names."""
+        declared = self.step.parameters
+        keys = {name: self.key(name) for name in self.settings}
+        return {key: replace(declared[name], name=key, argument=key, required=False) for name, key in keys.items()}
+
+    def use(self, values: Mapping[str, Any]) -> Use:
+        """The step with its parameters' values out of those of a method."""
+        parameters = self.step.parameters.values()
+        keys = {p.name: self.key(p.name) for p in parameters}
+        given = {p: keys[p.name] if keys[p.name] != p.name else p.argument for p in parameters}
+        return Use(self.step, {p.argument: values[key] for p, key in given.items() if key in values}, keys)
 
 
 @dataclass(frozen=True)
@@ -37,11 +57,11 @@ class Pipeline:
     @property
     def own(self) -> dict[str, tuple[Choice, ...]]:
         """The settings that stand in steps, by the names that the method's parameters have for them."""
-        return {one.key(name): setting for one in self.written for name, setting in one.settings.items()}
+        return {key: setting for one in self.written for key, setting in one.own.items()}
 
     @property
     def method(self) -> Method:
-        takes_base = any(issubclass(one.step.takes, Rooted) for one in self.written)
+        takes_base = any(issubclass(one.step.takes, (Rooted, Merged)) for one in self.written)
         return Method(
             name=PIPELINE,
             build=self._build,
@@ -61,22 +81,14 @@ class Pipeline:
         """What stands in a step is a parameter of its own; a setting that several steps leave open is one."""
         found: dict[str, Parameter] = {}
         for one in self.written:
-            for name, parameter in one.step.parameters.items():
-                key = one.key(name)
-                if key != name:
-                    found[key] = replace(parameter, name=key, argument=key, required=False)
-                elif name in one.step.settings and not (name in found and found[name].required):
+            found |= one.parameters
+            for name, parameter in one.step.settings.items():
+                if name not in one.settings and not (name in found and found[name].required):
                     found[name] = parameter
         return found
 
     def _build(self, **values: Any) -> Steps:
-        return Steps(*(self._use(one, values) for one in self.written))
-
-    def _use(self, one: Written, values: Mapping[str, Any]) -> Use:
-        parameters = one.step.parameters.values()
-        keys = {p.name: one.key(p.name) for p in parameters}
-        given = {p: keys[p.name] if keys[p.name] != p.name else p.argument for p in parameters}
-        return Use(one.step, {p.argument: values[key] for p, key in given.items() if key in values}, keys)
+        return Steps(*(one.use(values) for one in self.written))
 
     def hint(self, name: str) -> str:
         """What to do about a setting under `parameters:` that no step of the pipeline takes."""
@@ -91,6 +103,41 @@ class Pipeline:
         """The steps that set a parameter themselves, if every step that takes it does."""
         takers = [one for one in self.written if name in one.step.settings]
         return takers if all(name in one.settings for one in takers) else []
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What a recipe lists under `post:`: passes over the merged tensors, whatever method made them."""
+
+    written: tuple[Written, ...]
+
+    @property
+    def own(self) -> dict[str, tuple[Choice, ...]]:
+        return {key: setting for one in self.written for key, setting in one.own.items()}
+
+    def after(self, method: Method) -> Method:
+        """The method followed by the passes; a name for steps becomes one for steps and passes."""
+        parameters = {key: parameter for one in self.written for key, parameter in one.parameters.items()}
+
+        def build(*tensors: Any, **values: Any) -> Any:
+            own = {key: value for key, value in values.items() if key not in parameters}
+            uses = [one.use(values) for one in self.written]
+            made = method.build(*tensors, **own)
+            if isinstance(made, Steps):
+                return Steps(*made.uses, *uses)
+            base, models = tensors
+            return finish(made, base, models, uses)
+
+        named = tuple(one.use({key: Name(key) for key in one.own}) for one in self.written)
+        steps = Steps(*method.steps.uses, *named) if isinstance(method.steps, Steps) else None
+        return replace(method, build=build, parameters={**method.parameters, **parameters}, steps=steps)
+
+
+def read_passes(document: Document, entries: Sequence[Any]) -> tuple[Passes, list[Problem]]:
+    """The passes that are listed, `svc` or `svc: {alpha: 0.2}`, and everything that is wrong with any of them."""
+    reader = _Reader(document)
+    written = [one for number, entry in enumerate(entries) if (one := reader.read_pass(number, entry)) is not None]
+    return Passes(tuple(written)), reader.problems
 
 
 def read_pipeline(document: Document, entries: Sequence[Any]) -> tuple[Pipeline, list[Problem]]:
@@ -127,6 +174,20 @@ class _Reader:
             self._problem(path, "E661", f"unknown step '{name}'", did_you_mean(name, steps()), at_key=True)
             return None
         return self._settings(number, path, name, value)
+
+    def read_pass(self, number: int, entry: Any) -> Written | None:
+        """One entry of `post:`."""
+        ways, path = steps()["post"], ("post", number)
+        name, value = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, {})
+        if not isinstance(name, str) or not isinstance(value, dict):
+            form = "write `- svc`, or `- svc: {alpha: 0.2}`"
+            self._problem(path, "E650", f"found {_shown(entry)} in 'post', expected a pass", form)
+            return None
+        if name not in ways:
+            self._problem(path, "E650", f"unknown pass '{name}' in 'post'", did_you_mean(name, ways))
+            return None
+        here: dict[str, Path] = {key: (*path, name, key) for key in value}
+        return Written(number, ways[name], self._read_settings(ways[name], value, here), "post")
 
     def _settings(self, number: int, path: Path, name: str, value: Any) -> Written | None:
         ways = steps()[name]
@@ -182,7 +243,7 @@ class _Reader:
     def check_order(self, written: Sequence[Written]) -> None:
         """Each step takes what the ones before it leave, from models to the merged tensor."""
         kind: type[Working] = Rooted
-        for number, step, _ in written:
+        for number, step, *_ in written:
             if not issubclass(kind, step.takes):
                 what = f"{step.label} takes {step.takes.words}, found {kind.words}"
                 entry = self.document.value["steps"][number]

@@ -23,6 +23,7 @@ from mergec.cli.main import cli
 from mergec.errors import did_you_mean
 from mergec.io.reader import Reader
 from mergec.ops.registry import methods
+from mergec.recipe.schema import Recipe
 
 Spoil = Callable[[Path], object]
 
@@ -81,6 +82,7 @@ def folder_of_recipes(name: str) -> Spoil:
     return spoil
 
 
+KEYS = ", ".join(sorted(Recipe.model_fields))
 LINEAR = """\
 merge_method: linear
 models: [{model: a}, {model: b}]
@@ -162,7 +164,7 @@ RECIPES = [
     Mistake("a number as a key", LINEAR + "^1: a\n",
         "E005 found '1' as a key, expected a name; hint: quote it if it is a name"),
     Mistake("yes as a key", LINEAR + "^yes: a\n",
-        "E101 unknown key 'yes' in a recipe; hint: known here: base_model, compat, compute_dtype, dtype, lora_merge_dtype, merge_method, metadata, models, modules, name, out_dtype, parameters, router, seed, slices, steps, tokenizer_source"),
+        f"E101 unknown key 'yes' in a recipe; hint: known here: {KEYS}"),
     Mistake("a list as a key", LINEAR + "^[a, b]: c\n",
         "E005 found a list or mapping as a key, expected a name; hint: quote it if it is a name"),
     Mistake("merging what is not a mapping", LINEAR + "<<: [^1, ^2]\n",
@@ -181,7 +183,7 @@ RECIPES = [
     Mistake("a misspelt key", LINEAR + "^dtpye: float32\n",
         "E101 unknown key 'dtpye' in a recipe; hint: did you mean 'dtype'?"),
     Mistake("a key that is nothing like one", LINEAR + "^frobnicate: 1\n",
-        "E101 unknown key 'frobnicate' in a recipe; hint: known here: base_model, compat, compute_dtype, dtype, lora_merge_dtype, merge_method, metadata, models, modules, name, out_dtype, parameters, router, seed, slices, steps, tokenizer_source"),
+        f"E101 unknown key 'frobnicate' in a recipe; hint: known here: {KEYS}"),
     Mistake("a misspelt key of a model", "merge_method: passthrough\nmodels: [{model: a, ^paramters: {scale: 1}}]\n",
         "E101 unknown key 'paramters' in a model's entry; hint: did you mean 'parameters'?"),
     Mistake("a parameter at the top level", LINEAR + "^normalize: false\n",
@@ -293,6 +295,17 @@ RECIPES = [
         "E103 found 7 for 'name', expected text; hint: quote it if it is text"),
     Mistake("an empty name", LINEAR + "name: ^''\n",
         "E103 found '' for 'name', expected text that is not empty; hint: a name for the merge; free text"),
+    # -------------------------------------------------------------- passes
+    Mistake("an unknown pass", ties() + "post: [^svd]\n",
+        "E650 unknown pass 'svd' in 'post'; hint: did you mean 'svc'?"),
+    Mistake("a pass that is a number", ties() + "post: [^3]\n",
+        "E650 found 3 in 'post', expected a pass; hint: write `- svc`, or `- svc: {alpha: 0.2}`"),
+    Mistake("a pass with an unknown parameter", ties() + "post: [{svc: {^alhpa: 0.5}}]\n",
+        "E202 post: svc has no parameter 'alhpa'; hint: did you mean 'alpha'?"),
+    Mistake("a pass without a base", LINEAR + "^post: [svc]\n",
+        "E651 a pass takes what each model changed of a base, and linear has none; hint: remove 'post', or take another method"),
+    Mistake("a pass over an artifact", "merge_method: emr\nbase_model: base\nmodels: [{model: a}, {model: b}]\n^post: [svc]\n",
+        "E651 emr makes an artifact, and a pass takes one dense model; hint: remove 'post', or take another method"),
     # -------------------------------------------------------------- methods and their models
     Mistake("a misspelt method", "merge_method: ^tise\nmodels: [{model: a}]\n",
         "E200 unknown merge method 'tise'; hint: did you mean 'ties'?"),

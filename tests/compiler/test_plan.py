@@ -62,6 +62,7 @@ parameters:
     "wudi": BASED + "parameters: {iterations: 100}",
     "tsv": BASED + "parameters: {vectors: base}",
     "consensus": BASED + "parameters: {mask_lambda: 0.5, agreement: 2}",
+    "opcm": BASED + "parameters: {alpha: 0.3}",
     "magmax": BASED + "parameters: {lambda: 0.5}",
     "pcb": BASED + "parameters: {pcb_ratio: 0.2}",
     "trust_region": BASED + "parameters: {quantile: 0.9, weight: 0.5}",

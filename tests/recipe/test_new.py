@@ -13,13 +13,14 @@ from mergec.recipe.new import method_text, recipe_text
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(name for name, method in methods().items() if method.build.__module__.startswith("mergec.ops.methods."))
+OTHERS = ("pipeline", "svc")  # a list of steps, and a pass after a method
 
 
 def test_the_folder_holds_one_recipe_per_method() -> None:
-    assert sorted(path.stem for path in RECIPES.iterdir()) == sorted([*NAMES, "pipeline"])
+    assert sorted(path.stem for path in RECIPES.iterdir()) == sorted([*NAMES, *OTHERS])
 
 
-@pytest.mark.parametrize("name", [*NAMES, "pipeline"])
+@pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 def test_the_file_is_what_the_command_prints(name: str) -> None:
     called = mergec("new", name)
     assert (RECIPES / f"{name}.yml").read_text(encoding="utf-8") == called.out, (
@@ -28,7 +29,7 @@ def test_the_file_is_what_the_command_prints(name: str) -> None:
     assert (called.code, called.err) == (0, "")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "pipeline"])
+@pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 def test_the_recipe_holds_once_its_paths_do(name: str, tmp_path: Path) -> None:
     text = recipe_text(name)
     for path in set(re.findall(r"path/to/[\w-]+", text)):

@@ -129,7 +129,7 @@ HEAD = "merge_method: pipeline\nbase_model: base\nmodels:\n- model: a\n- model: 
         ),
         (
             "steps: [diff, {fuse: some}]",
-            ["7:22 E205 found 'some' for 'how', expected one of: agreeing, sum, largest, average"],
+            ["7:22 E205 found 'some' for 'how', expected one of: agreeing, sum, largest, matrices, average"],
         ),
         (
             "steps: [diff, trim, {fuse: sum}]",

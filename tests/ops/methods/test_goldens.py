@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 import mergec
 from mergec.graph import Graph
 from mergec.ops import rescale, trim
+from mergec.ops.opcm import merge_orthogonal
 from mergec.ops.registry import Draw
 
 GOLDENS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "goldens.json").read_text())
@@ -190,6 +192,40 @@ def test_fr_of_half_precision_models_drifts_no_more_than_rounding() -> None:
 def test_expo_is_task_arithmetic_with_a_weight_above_1() -> None:
     found = merged_delta("task_arithmetic", "A", {}, [1.1])["w"]
     torch.testing.assert_close(found, torch.tensor(GOLDENS["expo_alpha_0.1_A"]["delta"]), rtol=0, atol=1e-6)
+
+
+def test_opcm_before_and_after_it_is_scaled() -> None:
+    golden = GOLDENS["opcm_AB_alpha_0.5"]
+    expected = torch.tensor(golden["delta_w"])
+    deltas = [DELTAS[label]["w"] for label in "AB"]
+    found = merge_orthogonal.kernel(*deltas, alpha=0.5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    merged = merged_delta("opcm", "AB", {"scope": "tensor"}, [])["w"]
+    norm = (deltas[0].norm() + deltas[1].norm()) / 2
+    torch.testing.assert_close(merged, expected * norm / expected.norm(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("golden", "labels", "weight", "alpha"),
+    [
+        ("svc_alpha_1_task_arithmetic_0.5", "ABC", 0.5, 1.0),
+        ("svc_alpha_0_task_arithmetic_1", "ABC", 1.0, 0.0),
+        ("svc_alpha_1_twice_A", "AD", 1.0, 1.0),
+    ],
+)
+def test_svc_after_task_arithmetic(golden: str, labels: str, weight: float, alpha: float) -> None:
+    models = {label: MODELS[label.replace("D", "A")] for label in labels}
+    post = [{"svc": {"alpha": alpha}}]
+    made = mergec.merge("task_arithmetic", models, base=BASE, parameters={"weight": weight}, post=post)["w"] - BASE["w"]
+    torch.testing.assert_close(made, torch.tensor(GOLDENS[golden]["out"]), rtol=0, atol=1e-5)
+
+
+def test_every_golden_value_is_a_test() -> None:
+    """A recorded number that nothing is compared with would be a promise nobody keeps."""
+    folder = Path(__file__).parents[2]
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(folder.rglob("test_*.py")))
+    starts = {name: re.split(r"_?\d", name)[0] for name in GOLDENS}  # numbers may be filled in
+    assert [name for name, start in starts.items() if f'"{start}' not in text] == []
 
 
 def test_wudi() -> None:
