@@ -1,4 +1,4 @@
-"""The hooks for pre-commit and the script for pull requests, run as they would be, without a network."""
+"""What the documents show of git, the hooks for pre-commit and the script for pull requests, run as they are."""
 
 from __future__ import annotations
 
@@ -36,6 +36,41 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / ".gitignore").write_text("/base\n/a\n/b\n/c\n")
     committed(folder / "recipes" / "two.yml", RECIPE)
     return folder
+
+
+def sessions(document: str, start: str, end: str) -> list[tuple[str, str]]:
+    """The commands of a part of a document, each with what the document says it prints."""
+    lines = (ROOT / document).read_text(encoding="utf-8").partition(start)[2].partition(end)[0].splitlines()
+    if "```" in lines:
+        lines = lines[lines.index("```") + 1 :]
+        lines = lines[: lines.index("```")]
+    else:
+        lines = [line[4:] for line in lines if line.startswith("    ")]
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        if line.startswith("$ "):
+            found.append((line[2:], ""))
+        elif found:
+            found[-1] = (found[-1][0], found[-1][1] + line + "\n")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("document", "start", "end"),
+    [("docs/git.md", "## One layout", "## Before a commit"), ("README.md", "## Recipes in git", "## Python")],
+)
+def test_the_documents_show_what_is_printed(
+    document: str, start: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_repository(tmp_path, monkeypatch)
+    (folder / "merge.yml").write_text(sessions("docs/git.md", "## One layout", "## Before a commit")[0][1])
+    commands = sessions(document, start, end)
+    assert [command.split()[:2] for command, _ in commands].count(["git", "diff"]) == 2
+    for command, shown in commands:
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == (shown, ""), command
+        if command.startswith("mergec fmt"):
+            committed(folder / "merge.yml", (folder / "merge.yml").read_text())
 
 
 def hooked(name: str, *files: str) -> subprocess.CompletedProcess[str]:

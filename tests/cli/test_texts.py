@@ -120,3 +120,20 @@ def test_canon_is_strict_and_as_a_textconv_prints_what_is_no_recipe_as_it_is(tmp
     command = [sys.executable, "-m", "mergec", "canon", "--textconv", str(path)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, data, b"")
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        ("fmt", {"torch", "numpy", "transformers", "huggingface_hub", "pydantic", "mergec.ops.registry"}),
+        ("canon", {"torch", "numpy", "transformers", "huggingface_hub", "mergec.compiler.compile", "networkx"}),
+    ],
+)
+def test_nothing_heavy_is_imported(tmp_path: Path, command: str, heavy: set[str]) -> None:
+    (tmp_path / "r.yml").write_text(NEAT.replace("why", "why\nparameters: {weight: 1}"))
+    code = (
+        "import sys; from mergec.cli.main import _run; "
+        f"print(_run([{command!r}, {str(tmp_path / 'r.yml')!r}]), {heavy!r} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 set()"
