@@ -122,5 +122,5 @@ def inspect(model: str, as_json: bool) -> None:
     from mergec.compiler.facts import inspect_facts, inspect_text
     from mergec.compiler.inventory import open_model
 
-    found = open_model(model, Path())
+    found = open_model(model, Path(), as_stored=True)
     click.echo(json.dumps(inspect_facts(found), indent=2) if as_json else inspect_text(found))

@@ -220,7 +220,8 @@ def plan_of(
         for index, root in roots.items()
     ]
     numbers = {index: number for number, index in enumerate(roots)}
-    outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes)
+    stem = analysis.models[recipe.references[0]].checkpoint.stem
+    outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes, stem)
     try:
         memory = promise_memory(kinds, outputs, options.workers, options.limit_bytes, len(fed))
     except InputError as error:
@@ -242,6 +243,7 @@ def plan_of(
         side_files=files,
         memory=memory,
         notes=(
+            *(note for model in analysis.models.values() for note in model.notes),
             *(d for one in inventories for d in one.dropped),
             *_unread(analysis, lowered),
             *_integers(lowered),

@@ -19,6 +19,7 @@ from mergec.compiler.names import (
     layers_of,
     natural,
 )
+from mergec.compiler.quantised import dequantised
 from mergec.compiler.source import Source
 from mergec.errors import InputError, Place, Problem, count, did_you_mean
 from mergec.graph import ModelUse
@@ -37,7 +38,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 class Model:
     """A model of the recipe, opened: what it was called, where, and what its headers say.
 
-    `sources` are its tensors where they are not simply those of the checkpoint; `beside` what else it is made of.
+    `sources` are its tensors where they are not simply those of the checkpoint; `beside` what else it is made of;
+    `notes` say what was left out of it.
     """
 
     reference: str
@@ -46,6 +48,7 @@ class Model:
     checkpoint: Checkpoint
     sources: Mapping[str, Source] | None = None
     beside: tuple[ModelUse, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def tensors(self) -> Mapping[str, Source]:
@@ -110,27 +113,34 @@ def open_models(
             models[reference] = replace(known[reference], place=place)
             continue
         try:
-            model = open_model(reference, folder, place)
-            _refuse_quantised(reference, model.checkpoint)
-            models[reference] = model
+            models[reference] = open_model(reference, folder, place)
         except InputError as error:
             problems.append(error.at(place))
     return models, problems
 
 
-def open_model(reference: str, folder: Path, place: Place | None = None) -> Model:
-    """Open one model: a path beside the recipe, then in the current folder, then a hub id. Raises InputError."""
+def open_model(reference: str, folder: Path, place: Place | None = None, as_stored: bool = False) -> Model:
+    """Open one model: a path beside the recipe, then in the current folder, then a hub id. Raises InputError.
+
+    `as_stored` shows quantised tensors as they are.
+    """
     place = place or Place(reference, 1, 1)
     try:
         base, adapter = _split(reference, folder)
         checkpoint, found = _open(base, folder)
+        opened = _of_adapter if checkpoint.adapter is not None and not adapter else _plain
         model = Model(reference, place, found, checkpoint)
-        if adapter:
-            return _with_adapter(model, adapter, *_open(adapter, folder, adapter=True))
-        return _of_adapter(model, folder) if checkpoint.adapter is not None else model
+        model = model if as_stored else opened(model, folder)
+        return _with_adapter(model, adapter, *_open(adapter, folder, adapter=True)) if adapter else model
     except (OSError, RuntimeError) as error:  # a name that is too long, a home or a folder that is closed to us
         why = getattr(error, "strerror", None) or str(error)
         raise InputError("E300", f"cannot look for the model '{reference}': {why}", "is the path right?") from None
+
+
+def _plain(model: Model, folder: Path) -> Model:
+    """A model whose float8 tensors are the weights they stand for."""
+    sources, notes = dequantised(model.reference, model.checkpoint)
+    return replace(model, sources=sources, notes=notes) if notes else model
 
 
 def _split(reference: str, folder: Path) -> tuple[str, str]:
@@ -184,7 +194,7 @@ def _of_adapter(model: Model, folder: Path) -> Model:
     except InputError as error:
         what = f"'{name}' is an adapter of '{base}': {error.what}"
         raise InputError("E340", what, f"name the model it is added to: BASE+{name}") from None
-    made = _with_adapter(replace(model, checkpoint=checkpoint), name, adapter, model.found)
+    made = _with_adapter(_plain(replace(model, checkpoint=checkpoint), folder), name, adapter, model.found)
     use = ModelUse(f"base of {name}", base, checkpoint.origin, found)
     return replace(made, checkpoint=replace(made.checkpoint, origin=adapter.origin), beside=(use,))
 
@@ -219,17 +229,6 @@ def _near(path: Path, folder: Path) -> str:
         online = "; without HF_HUB_OFFLINE it is looked for on the hub" if is_hub_id else ""
         return f"the folder {path.parent} does not exist{online}"
     return did_you_mean(path.name, folders) if folders else ""
-
-
-def _refuse_quantised(reference: str, checkpoint: Checkpoint) -> None:
-    scheme = (checkpoint.config or {}).get("quantization_config")
-    unreadable = [ref for ref in checkpoint.tensors.values() if ref.dtype.startswith("float8")]
-    if scheme and not unreadable:
-        unreadable = [ref for ref in checkpoint.tensors.values() if ref.dtype not in FLOATS]
-    if unreadable:
-        name = f" ({scheme['quant_method']})" if isinstance(scheme, dict) and "quant_method" in scheme else ""
-        what = f"'{reference}' is quantised{name}: {unreadable[0].name} is {unreadable[0].dtype}"
-        raise InputError("E330", what, "merge the unquantised model and quantise the result")
 
 
 def line_up(models: list[Model]) -> tuple[Inventory, list[Problem]]:
@@ -314,7 +313,7 @@ def _layer_difference(
         if ours[stack] != theirs[stack]:
             layers = f"{count(theirs[stack], 'layer')} in {stack}"
             what = f"'{model.reference}' has {layers}, '{first.reference}' has {ours[stack]}"
-            return Problem(model.place, "E322", what, "models of one architecture and depth can be merged")
+            return Problem(model.place, "E322", what, "models of one depth merge; 'slices:' chooses layers of each")
     return None
 
 

@@ -11,7 +11,6 @@ from mergec.compiler.lower import Lowered
 from mergec.compiler.names import natural
 from mergec.errors import InputError
 from mergec.graph import PER_ENTRY, Kind, KindClass, Memory, Node, Output, Step, walk
-from mergec.io.checkpoint import SINGLE_NAME
 from mergec.io.layout import Shard
 from mergec.io.tensors import ITEM_BYTES, header_bytes
 from mergec.ops.op import OPS
@@ -133,7 +132,9 @@ def _class_of(order: Sequence[Node]) -> KindClass:
     return next((name for name in named if name in classes), "map")
 
 
-def lay_out(lowered: Sequence[Lowered], kinds: Sequence[int], shard_bytes: int) -> tuple[list[Output], list[Shard]]:
+def lay_out(
+    lowered: Sequence[Lowered], kinds: Sequence[int], shard_bytes: int, stem: str = "model"
+) -> tuple[list[Output], list[Shard]]:
     """Every output tensor's place: shards filled in natural order of names, wide dtypes first inside each.
 
     The order inside a shard is the safetensors library's and keeps every tensor aligned. A tensor larger than
@@ -149,9 +150,9 @@ def lay_out(lowered: Sequence[Lowered], kinds: Sequence[int], shard_bytes: int) 
             filled = 0
         groups[-1].append(number)
         filled += size
-    files = [SINGLE_NAME]
+    files = [f"{stem}.safetensors"]
     if len(groups) > 1:
-        files = [f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors" for number in range(len(groups))]
+        files = [f"{stem}-{number + 1:05d}-of-{len(groups):05d}.safetensors" for number in range(len(groups))]
     beside = sorted({one.file for one in lowered if one.file})
     groups += [[i for i in ordered if lowered[i].file == file] for file in beside]
     outputs: list[Output] = []

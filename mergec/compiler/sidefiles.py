@@ -14,7 +14,7 @@ from mergec.compiler.inventory import Inventory, Model
 from mergec.compiler.restack import restack
 from mergec.graph import Output
 from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, Router, expert_file, router_file
-from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file, small_file_digest
+from mergec.io.checkpoint import is_tokenizer_file, small_file_digest
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import FLOATS, ITEM_BYTES, TensorRef
 from mergec.ops.artifact import RULE
@@ -48,7 +48,7 @@ def side_files(
         files.append(written_file("config.json", json_text(config)))
     records = {RECIPE_NAME: recipe_text, "README.md": _card(recipe, method, recipe_text)}
     if len(shards) > 1:
-        records[INDEX_NAME] = index_text(outputs, shards)
+        records[f"{donor.checkpoint.stem}.safetensors.index.json"] = index_text(outputs, shards)
     files += [SideFile(name, text=text, is_record=True) for name, text in records.items()]
     copied = sorted(file.name for file in files if file.source)
     if copied:
@@ -117,7 +117,8 @@ def _config(donor: Model, is_untied: bool, outputs: Sequence[Output | TensorRef]
             if part is config or "tie_word_embeddings" in part:
                 part["tie_word_embeddings"] = False
         notes.append("some models tie their head to the embedding, others do not: the result has its own head")
-    if config.pop("quantization_config", None) is not None:
+    schemes = [part.pop(key, None) for part in _parts(config) for key in ("quantization_config", "compression_config")]
+    if any(schemes):
         notes.append("quantization_config is dropped: the tensors are not quantised")
     return config
 

@@ -11,6 +11,7 @@ from mergec.graph import Node, Space
 from mergec.io.tensors import TensorRef
 from mergec.ops.adapt import adapt, shift, stretch
 from mergec.ops.basic import cast
+from mergec.ops.magnify import magnify
 
 Loader: TypeAlias = Callable[[TensorRef, Space], Node]
 """Gives the node that loads a stored tensor; to be called once for each of `refs`, in their order."""
@@ -99,6 +100,30 @@ class Shifted(Derived):
     def build(self, load: Loader, dtype: str) -> Node:
         bias = build(self.bias, load, dtype)
         return shift(bias, cast(load(self.change, "weight"), dtype=dtype), scale=self.scale)
+
+
+@dataclass(frozen=True)
+class Dequantised(Derived):
+    """A weight stored in float8, times a scale for each block of its rows and columns; without one it is just cast."""
+
+    coded: TensorRef
+    scales: TensorRef | None
+    block: tuple[int, int]
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        return (self.coded, self.scales) if self.scales else (self.coded,)
+
+    @property
+    def structure(self) -> object:
+        scales = (self.scales.dtype, self.scales.shape, self.block) if self.scales else None
+        return "dequantised", self.dtype, self.coded.dtype, scales
+
+    def build(self, load: Loader, dtype: str) -> Node:
+        coded = cast(load(self.coded, "weight"), dtype=dtype)
+        if self.scales is None:
+            return coded
+        return magnify(coded, cast(load(self.scales, "part"), dtype=dtype), block=self.block)
 
 
 def refs_of(source: Source) -> tuple[TensorRef, ...]:

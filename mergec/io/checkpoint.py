@@ -67,6 +67,14 @@ class Checkpoint:
     adapter: Mapping[str, Any] | None = None
 
     @property
+    def stem(self) -> str:
+        """How its files of weights are called, by the library that will read them again."""
+        names = (os.path.basename(file.path) for file in self.files)
+        return (
+            "diffusion_pytorch_model" if any(name.startswith("diffusion_pytorch_model") for name in names) else "model"
+        )
+
+    @property
     def text_config(self) -> Mapping[str, Any]:
         """The part of the config that describes the text model: nested in multimodal configs."""
         config = self.config or {}
@@ -81,6 +89,9 @@ def open_checkpoint(path: Path, adapter: bool = False) -> Checkpoint:
     Raises InputError naming the first file that is missing, truncated or not what it claims to be.
     """
     if path.is_file():
+        if path.suffix == ".gguf":
+            what = f"{path} is a GGUF file, which is not read"
+            raise InputError("E330", what, "merge the model it was made of, as safetensors, and convert the result")
         if path.suffix not in _READABLE:
             what = f"{path} is not a file of weights that can be read"
             raise InputError("E303", what, f"give the model's folder, or a file that ends in {', '.join(_READABLE)}")
@@ -148,8 +159,18 @@ def weight_file_names(folder: Path, adapter: bool = False) -> tuple[list[str], d
             return [single_name], None
     if adapters:
         return adapters[:1], None
+    indices = [name for name in present if name.endswith(".safetensors.index.json")]
+    if len(indices) == 1:
+        index = read_index(folder / indices[0], present)
+        return sorted(set(index.values())), index
     found = [name for name in present if name.endswith(".safetensors")]
     found = found or [name for name in present if name.endswith(pickles.SUFFIXES)]
+    if not found and any(name.endswith(".gguf") for name in present):
+        what = f"{folder} holds GGUF files, which are not read"
+        raise InputError("E330", what, "merge the model they were made of, as safetensors, and convert the result")
+    if not found and "model_index.json" in present:
+        what = f"{folder} is a pipeline of several models, and holds no weights itself"
+        raise InputError("E302", what, "name the folder of one of them, such as unet or transformer")
     if not found:
         raise InputError("E302", f"{folder} holds no weights", f"expected {SINGLE_NAME} or {INDEX_NAME}")
     if len(found) > 1:

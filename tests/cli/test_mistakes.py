@@ -477,8 +477,8 @@ def both_dtypes(name: str, first: str, second: str) -> Spoil:
     return spoil
 
 
-def quantised() -> Spoil:
-    return write("b/config.json", json.dumps({**CONFIG, "quantization_config": {"quant_method": "gptq"}}).encode())
+def quantised(method: str = "gptq") -> Spoil:
+    return write("b/config.json", json.dumps({**CONFIG, "quantization_config": {"quant_method": method}}).encode())
 
 
 def other_architecture() -> Spoil:
@@ -672,9 +672,24 @@ INPUTS = [
         "E308 b/config.json is nested too deeply; hint: fetch or copy it again",
         write("b/config.json", b'{"a":' * 5000 + b"1" + b"}" * 5000)),
     # -------------------------------------------------------------- tensors
-    Mistake("float8 weights", TWO,
-        "E330 'b' is quantised: model.norm.weight is float8_e4m3fn; hint: merge the unquantised model and quantise the result",
-        dtypes("model.norm.weight", "float8_e4m3fn")),
+    Mistake("float8 weights without a scale", TWO,
+        "E345 'b' is quantised, and model.norm.weight has no model.norm.weight_scale_inv or model.norm.weight_scale; hint: fetch the whole model",
+        dtypes("model.norm.weight", "float8_e4m3fn"), quantised("fp8")),
+    Mistake("a scale that does not fit", TWO,
+        "E345 'b' has model.norm.weight_scale as float32 [3] for model.norm.weight [4]; hint: expected a scale for all, for each row, or for each block that the config names",
+        rewrite("b", shapes=SHAPES | {"model.norm.weight_scale": (3,)}, dtypes={"model.norm.weight": "float8_e4m3fn"}, config=CONFIG | {"quantization_config": {"quant_method": "fp8"}})),
+    Mistake("quantised weights, and no config that says so", TWO,
+        "E330 'b' is quantised (gptq or awq): model.layers.0.qweight is int32; hint: merge the unquantised model and quantise the result",
+        rewrite("b", shapes=SHAPES | {"model.layers.0.qweight": (3,)}, dtypes={"model.layers.0.qweight": "int32"})),
+    Mistake("a file of llama.cpp", "merge_method: linear\nmodels: [{model: a}, {model: ^b.gguf}]\nparameters: {weight: 1}\n",
+        "E330 b.gguf is a GGUF file, which is not read; hint: merge the model it was made of, as safetensors, and convert the result",
+        write("b.gguf", b"GGUF")),
+    Mistake("a whole pipeline", TWO,
+        "E302 b is a pipeline of several models, and holds no weights itself; hint: name the folder of one of them, such as unet or transformer",
+        rename("b/model.safetensors", "b/model_index.json")),
+    Mistake("a folder of llama.cpp", TWO,
+        "E330 b holds GGUF files, which are not read; hint: merge the model they were made of, as safetensors, and convert the result",
+        rename("b/model.safetensors", "b/b.gguf")),
     Mistake("quantised weights", TWO,
         "E330 'b' is quantised (gptq): model.norm.weight is uint8; hint: merge the unquantised model and quantise the result",
         dtypes("model.norm.weight", "uint8"), quantised()),
@@ -706,7 +721,7 @@ INPUTS = [
         "E321 the vocabularies differ: 'b' has 10 rows in model.embed_tokens.weight, lm_head.weight, 'a' has 8; hint: give the models one vocabulary: add the missing tokens, or resize",
         shapes({"model.embed_tokens.weight": (10, 4), "lm_head.weight": (10, 4)})),
     Mistake("another number of layers", TWO,
-        "E322 'b' has 1 layer in model.layers, 'a' has 2; hint: models of one architecture and depth can be merged",
+        "E322 'b' has 1 layer in model.layers, 'a' has 2; hint: models of one depth merge; 'slices:' chooses layers of each",
         fewer_layers(CONFIG | {"num_hidden_layers": 1})),
     Mistake("fewer layers than the config says", TWO.replace("^", "^^^"),
         "E320 'b' lacks the tensor model.layers.1.input_layernorm.weight, which 'a' has; hint: every tensor must be in every model; are they of one architecture?",
