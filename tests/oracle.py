@@ -336,19 +336,15 @@ def pcb(base: Array, models: list[Array], *, pcb_ratio: float = 0.1, lambda_: fl
     joint = sum(deltas, start=np.zeros_like(base))
     above = below = np.zeros_like(base)
     for delta in deltas:
-        low, high = _ranked(np.abs(delta), 1 - 1e-4), _ranked(np.abs(delta), 1e-4)
+        size_of = np.sort(np.abs(delta).ravel())
+        low, high = size_of[int(size_of.size * 1e-4)], size_of[int(size_of.size * (1 - 1e-4) - 1)]
         size = (np.clip(np.abs(delta), low, high) - low) / ((high - low) or 1)
         won = np.maximum(np.exp(len(models) * size**2) * np.tanh(delta * joint), 0)
-        least, most = _ranked(won, pcb_ratio), _ranked(won, 0.0)
+        least, most = np.sort(won.ravel())[int(won.size * (1 - pcb_ratio))], won.max()
         share = np.maximum(won - least, 0) / ((most - least) or 1)
         above = above + np.sign(delta) * np.clip(np.abs(delta), low, high) * share
         below = below + share
     return base + lambda_ * above / np.where(below == 0, 1, below)
-
-
-def _ranked(values: Array, share: float) -> float:
-    """The (int(share * n) + 1)-th largest value."""
-    return float(np.sort(values.ravel())[::-1][min(values.size - 1, int(share * values.size))])
 
 
 def weight_avg(base: None, models: list[Array], *, weight: list[float] | None = None, **given: Any) -> Array:

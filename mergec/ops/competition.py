@@ -12,7 +12,7 @@ from mergec.ops.basic import cast
 from mergec.ops.elect import total
 from mergec.ops.op import op
 from mergec.ops.pool import over_model
-from mergec.ops.threshold import Extent, threshold
+from mergec.ops.threshold import Extent, Rule, threshold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,19 +28,19 @@ def fuse_competing(base: Node, deltas: Sequence[Node], ratio: float, scope: Exte
     clips, shares = [], []
     wide = [cast(delta, dtype="float32") if delta.type.item_bytes < 4 else delta for delta in deltas]
     for slot, delta in enumerate(wide):
-        low = _ranked(delta, 1 - _CLIPPED, f"low clip of models[{slot}]", scope)
-        high = _ranked(delta, _CLIPPED, f"high clip of models[{slot}]", scope)
+        low = _ranked(delta, _CLIPPED, "from", f"low clip of models[{slot}]", scope)
+        high = _ranked(delta, 1 - _CLIPPED, "before", f"high clip of models[{slot}]", scope)
         won = compete(low, high, delta, *wide)
-        least = _ranked(won, ratio, f"competition of models[{slot}]", scope)
-        most = _ranked(won, 0.0, f"winner of models[{slot}]", scope)
+        least = _ranked(won, 1 - ratio, "from", f"competition of models[{slot}]", scope)
+        most = _ranked(won, 1.0, "before", f"winner of models[{slot}]", scope)
         shares.append(stand(won, least, most))
         clips.append(clip(delta, low, high))
     return fuse_winners(cast(base, dtype=wide[0].type.dtype), *clips, *shares, factor=factor)
 
 
-def _ranked(values: Node, share: float, name: str, scope: Extent) -> Node:
-    """The (int(share * n) + 1)-th largest magnitude of a tensor, or of the model."""
-    found = threshold(values, density=share, rule="reference")
+def _ranked(values: Node, share: float, rule: Rule, name: str, scope: Extent) -> Node:
+    """The magnitude above a share of all, of a tensor or of the model."""
+    found = threshold(values, density=share, rule=rule)
     return over_model(found, name=name) if scope == "model" else found
 
 

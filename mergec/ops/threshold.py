@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Rule: TypeAlias = Literal["exact", "reference", "quantile"]
+Rule: TypeAlias = Literal["exact", "reference", "quantile", "from", "before"]
 Extent = Annotated[
     Literal["tensor", "model"],
     Field(description="what a threshold is taken over: each tensor for itself, or the whole model"),
@@ -63,6 +63,8 @@ class Threshold(Pool):
             return keep_count(self._density, entries)
         if self._rule == "quantile":  # what the density is the share below of: from the order statistic rounded up on
             return entries - ceil(self._density * (entries - 1))
+        if self._rule in ("from", "before"):  # the order statistic int(density * n), 0 the smallest; or the one before
+            return min(entries, entries - int(self._density * entries) + (self._rule == "before"))
         return min(entries, int(entries * self._density) + 1)
 
     def wants(self, number: int) -> bool:
