@@ -30,6 +30,7 @@ _COMMANDS = {
     "canon": ("texts", "print what a recipe says, in one order and spelling"),
     "git": ("texts", "make git's diffs show what recipes mean"),
     "schema": ("recipes", "print the JSON Schema of the recipe language"),
+    "extract-lora": ("extract", "make the adapter that takes a base closest to a fine-tuned model"),
     "inspect": ("plans", "show what a checkpoint's headers say"),
 }
 
@@ -44,7 +45,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"mergec.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def resolve_command(

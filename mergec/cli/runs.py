@@ -89,8 +89,9 @@ def execute(
     rebuild: bool,
     quiet: bool,
     as_json: bool,
+    is_model: bool = True,
 ) -> int:
-    """Run a plan, say how it goes, what was made, and what to do with it."""
+    """Run a plan, say how it goes, what was made, and what to do with it, beside what all models are good for."""
     from mergec.cli.progress import show
     from mergec.execute.run import run as run_plan
 
@@ -115,7 +116,7 @@ def execute(
     if as_json:
         click.echo(json.dumps({"event": "done", **vars(result)}, default=str))
     elif not quiet:
-        click.echo(_summary(plan, result, next_steps))
+        click.echo(_summary(plan, result, [*next_steps, *(_uses(plan, result) if is_model else [])]))
     return 0
 
 
@@ -181,11 +182,15 @@ def _summary(plan: Plan, result: Result, next_steps: list[tuple[str, str]]) -> s
     ]
     if result.moved_aside:
         lines.append(f"what was there before is now in {result.moved_aside}")
+    width = max(len(what) for what, _ in next_steps)
+    return "\n".join([*lines, "try next", *(f"  {what:<{width}}  {command}" for what, command in next_steps)])
+
+
+def _uses(plan: Plan, result: Result) -> list[tuple[str, str]]:
+    """What every merged model is good for."""
     folder = shlex.quote(str(result.folder))
     load = f"AutoModelForCausalLM.from_pretrained({str(result.folder)!r})"
-    commands = [*next_steps, ("see what the result is", f"mergec inspect {folder}")]
+    commands = [("see what the result is", f"mergec inspect {folder}")]
     if any(output.is_part for output in plan.outputs):
         commands.append(("make a task's model", f"mergec materialize {folder} --task NAME"))
-    commands.append(("load it in Python", f"from transformers import AutoModelForCausalLM; model = {load}"))
-    width = max(len(what) for what, _ in commands)
-    return "\n".join([*lines, "try next", *(f"  {what:<{width}}  {command}" for what, command in commands)])
+    return [*commands, ("load it in Python", f"from transformers import AutoModelForCausalLM; model = {load}")]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergec.compiler.assemble import assemble
+from mergec.compiler.experts import like_others
 from mergec.compiler.inventory import Inventory, Model, is_staged, line_up, model_uses, open_models
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.names import Layer, fold
@@ -131,7 +132,9 @@ class _Reader:
         self.problems += problems
         self._models |= opened
         made = {name: stage_model(name, references[name], one) for name, one in stages.items() if one}
-        inventories, problems = _assembled(recipe, bounds, opened | made)
+        models, problems = like_others(opened | made)
+        self.problems += problems
+        inventories, problems = _assembled(recipe, bounds, models) if not problems else ([], problems)
         self.problems += problems
         if not inventories or problems:
             return None
@@ -139,7 +142,7 @@ class _Reader:
         for name, stage in stages.items():
             if stage is not None:
                 needed |= {**stage.stages, name: stage}
-        return Analysis(tuple(map(Part, bounds, inventories)), opened | made, needed)
+        return Analysis(tuple(map(Part, bounds, inventories)), models, needed)
 
     def _stage(self, name: str, place: Place) -> Analysis | None:
         """A stage that a recipe refers to, analysed once."""

@@ -672,6 +672,10 @@ INPUTS = [
         "E308 b/config.json is nested too deeply; hint: fetch or copy it again",
         write("b/config.json", b'{"a":' * 5000 + b"1" + b"}" * 5000)),
     # -------------------------------------------------------------- tensors
+    Mistake("experts packed the other way round", TWO,
+        "E347 'b' has packed experts in model.layers.0.mlp.experts.down_proj of shape [2, 6, 4], expected [experts, 4, 6]; hint: load the model with transformers and save it again: that stores all models of a kind alike",
+        rewrite("a", shapes=SHAPES | {"model.layers.0.mlp.experts.0.down_proj.weight": (4, 6), "model.layers.0.mlp.experts.0.gate_proj.weight": (6, 4)}),
+        rewrite("b", shapes=SHAPES | {"model.layers.0.mlp.experts.down_proj": (2, 6, 4)})),
     Mistake("float8 weights without a scale", TWO,
         "E345 'b' is quantised, and model.norm.weight has no model.norm.weight_scale_inv or model.norm.weight_scale; hint: fetch the whole model",
         dtypes("model.norm.weight", "float8_e4m3fn"), quantised("fp8")),
@@ -952,6 +956,7 @@ def test_an_unknown_option_is_a_usage_error(sound: Path) -> None:
         ("plan recipe.yml --html file/p.html", "E691]: no folder file to write p.html in; hint: make it, or mind the name"),
         ("methods tise", "E200]: unknown merge method 'tise'; hint: did you mean 'ties'?"),
         ("new tise", "E200]: unknown merge method 'tise'; hint: did you mean 'ties'?"),
+        ("extract-lora base a out -i nothing", "E348]: no matrix of 'a' is chosen; hint: mind --include-regex and --exclude-regex"),
         ("inspect bse", "E300]: no model 'bse' in the current folder, and the hub is switched off (HF_HUB_OFFLINE); hint: did you mean 'base'?"),
         ("inspect file", "E303]: file is not a file of weights that can be read; hint: give the model's folder, or a file that ends in .safetensors, .bin, .pt, .pth, .ckpt"),
         ("check recipe.yml --plugin nothing.py", "E502]: no plugin file nothing.py; hint: give a Python file, such as --plugin my_method.py"),

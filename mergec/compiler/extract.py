@@ -1,0 +1,226 @@
+"""Extract: from a model and the base it was tuned from to the plan of a LoRA adapter, which streams like any other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mergec.compiler.compile import Options
+from mergec.compiler.inventory import Model, line_up, open_model
+from mergec.compiler.lower import Lowered, slots_of
+from mergec.compiler.names import fold, is_embedding
+from mergec.compiler.passes import rewrite
+from mergec.compiler.schedule import lay_out, make_kind, promise_memory
+from mergec.compiler.sidefiles import copied_file, json_text, written_file
+from mergec.compiler.source import Derived, Source, refs_of, structure_of
+from mergec.errors import RecipeError, UsageError, count
+from mergec.graph import Graph, ModelUse, Node, Plan, SourceFile, Space, TensorType
+from mergec.io.checkpoint import ADAPTER_CONFIG_NAME, is_tokenizer_file
+from mergec.io.layout import SideFile
+from mergec.io.tensors import FLOATS, TensorRef
+from mergec.ops.basic import cast, diff, load
+from mergec.ops.parts import factorise
+
+_PREFIX = "base_model.model."
+_STEM = "adapter_model"
+_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their Conv1D is stored in x out
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to extract: the largest rank, which modules by regular expressions, the dtype of the factors."""
+
+    rank: int
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    dtype: str = "float32"
+    save_embeddings: bool = False
+
+    def takes(self, module: str) -> bool:
+        """Whether a module is one of those: some `include` is found in its name, or none is given, and no `exclude`."""
+        included = not self.include or any(re.search(pattern, module) for pattern in self.include)
+        return included and not any(re.search(pattern, module) for pattern in self.exclude)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The plan of an adapter, and what its tensors are made from: base and model, by the name of the model's tensor.
+
+    `sizes` are those of all files of both.
+    """
+
+    plan: Plan
+    rows: Mapping[str, tuple[Source, Source]]
+    sizes: Mapping[str, int]
+
+    @property
+    def stored(self) -> dict[str, tuple[TensorRef, TensorRef]]:
+        """Those of the rows that are not computed from others, such as float8 weights."""
+        return {n: (w, x) for n, (w, x) in self.rows.items() if isinstance(w, TensorRef) and isinstance(x, TensorRef)}
+
+
+def compile_extraction(base: str, model: str, wanted: Wanted, options: Options) -> Extraction:
+    """The plan of the adapter that takes `base` closest to `model`: an SVD of each matrix' difference.
+
+    Matrices become factors of at most `wanted.rank`, biases and norms are stored whole, embeddings if that is wished.
+    Raises RecipeError for models that do not fit, UsageError (E348) where nothing can be extracted.
+    """
+    opened = [open_model(reference, Path()) for reference in (base, model)]
+    if str((opened[0].checkpoint.config or {}).get("model_type")) in _TRANSPOSED:
+        what = f"'{base}' stores its weights transposed, which extract-lora does not decompose"
+        raise UsageError("E348", what, "only linear layers stored as out x in are decomposed")
+    inventory, problems = line_up(opened)
+    if problems:
+        raise RecipeError(problems)
+    rows = {name: (row[0], row[1]) for name, row in inventory.rows.items() if row[0].dtype in FLOATS}
+    made = _Adapter(wanted)
+    for name, row in rows.items():
+        made.factors(name, *row)
+    if not made.ranks:
+        raise UsageError("E348", f"no matrix of '{model}' is chosen", "mind --include-regex and --exclude-regex")
+    for name, (_, tuned) in rows.items():
+        made.whole(name, tuned)
+    sizes = {file.path: file.file_bytes for one in opened for file in one.checkpoint.files}
+    return Extraction(_plan(opened, wanted, made, options), rows, sizes)
+
+
+class _Adapter:
+    """The tensors of an adapter, as graphs; what is left out of it is noted."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted, self.graph = wanted, Graph()
+        self.lowered: list[Lowered] = []
+        self.ranks: dict[str, int] = {}
+        self.saved: list[str] = []
+        self.left_out: list[str] = []
+        self._roots: dict[object, Node] = {}
+
+    def factors(self, name: str, origin: Source, tuned: Source) -> None:
+        """B and A of a matrix, if it is one that is wanted."""
+        module, _, part = name.rpartition(".")
+        if part != "weight" or len(tuned.shape) != 2 or is_embedding(name) or not self.wanted.takes(module):
+            return
+        rows, columns = tuned.shape
+        rank = min(self.wanted.rank, rows, columns)
+        compute = "float64" if "float64" in (origin.dtype, tuned.dtype) else "float32"
+        key = (tuned.shape, structure_of(origin), structure_of(tuned))
+        if key not in self._roots:
+            base, model = (self._load(number, source, compute) for number, source in enumerate((origin, tuned)))
+            made = factorise(diff(model, base), rank=rank)
+            self._roots[key] = rewrite(cast(made, dtype=self.wanted.dtype))
+        names = [
+            (f"{_PREFIX}{module}.lora_B.weight", (rows, rank)),
+            (f"{_PREFIX}{module}.lora_A.weight", (rank, columns)),
+        ]
+        refs = dict([*_slots(0, origin), *_slots(1, tuned)])
+        self._add(f"{module}.lora", self._roots[key], refs, name, tuple(names))
+        self.ranks[module] = rank
+
+    def whole(self, name: str, tuned: Source) -> None:
+        """A bias, a norm or a wanted embedding, as it is in the model."""
+        module, _, part = name.rpartition(".")
+        if module in self.ranks and part == "weight":
+            return
+        is_wanted = len(tuned.shape) == 1 or (is_embedding(name) and self.wanted.save_embeddings)
+        if not (is_wanted and self.wanted.takes(module)):
+            self.left_out.append(name)
+            return
+        key = ("whole", tuned.shape, structure_of(tuned))
+        if key not in self._roots:
+            self._roots[key] = self._load(1, tuned, tuned.dtype)
+        if module not in self.ranks and module not in self.saved:
+            self.saved.append(module)
+        inner = ".base_layer" if module in self.ranks else ""
+        self._add(f"{_PREFIX}{module}{inner}.{part}", self._roots[key], dict(_slots(1, tuned)))
+
+    def _add(
+        self,
+        name: str,
+        root: Node,
+        refs: Mapping[int, TensorRef],
+        tensor: str = "",
+        stored: tuple[tuple[str, tuple[int, ...]], ...] = (),
+    ) -> None:
+        sources = tuple(refs[slot] for slot in slots_of(root))
+        self.lowered.append(Lowered(name, root, sources, "", tensor, stored))
+
+    def _load(self, number: int, source: Source, dtype: str) -> Node:
+        slots = iter([slot for slot, _ in _slots(number, source)])
+
+        def loaded(ref: TensorRef, space: Space) -> Node:
+            return load(self.graph, next(slots), TensorType(ref.shape, ref.dtype, space))
+
+        compute = "float64" if dtype == "float64" else "float32"
+        node = source.build(loaded, compute) if isinstance(source, Derived) else loaded(source, "weight")
+        return rewrite(cast(node, dtype=dtype))
+
+
+def _slots(number: int, source: Source) -> list[tuple[int, TensorRef]]:
+    """The slots of what the base's tensor (0) or the model's (1) is made of."""
+    return [(number + 2 * place, ref) for place, ref in enumerate(refs_of(source))]
+
+
+def _plan(opened: Sequence[Model], wanted: Wanted, made: _Adapter, options: Options) -> Plan:
+    roots = {one.root.index: one.root for one in made.lowered}
+    kinds = [replace(make_kind(root, made.graph.nodes), identity="extract-lora") for root in roots.values()]
+    numbers = {index: number for number, index in enumerate(roots)}
+    ordered = [numbers[one.root.index] for one in made.lowered]
+    outputs, shards = lay_out(made.lowered, ordered, options.shard_bytes, _STEM)
+    if len(shards) > 1:
+        what = f"the adapter would be {count(len(shards), 'file')}, and PEFT reads one"
+        raise UsageError("E348", what, "a lower rank, or a larger --shard-size")
+    used = {ref.file for one in made.lowered for ref in one.sources}
+    files = [file for model in opened for file in model.checkpoint.files if file.path in used]
+    uses = (
+        ModelUse("base", opened[0].reference, opened[0].checkpoint.origin, opened[0].found),
+        ModelUse("model", opened[1].reference, opened[1].checkpoint.origin, opened[1].found),
+    )
+    listed = fold(made.left_out)
+    more = f" and {count(len(listed) - 3, 'more group')}" if len(listed) > 3 else ""
+    return Plan(
+        name=f"{Path(opened[1].reference).name}-lora",
+        method=f"extract-lora, rank {wanted.rank}",
+        recipe_text="",
+        slots=("base", "model") * (1 + max(slot for kind in kinds for slot in kind.slots) // 2),
+        models=uses,
+        files=tuple({file.path: SourceFile(**asdict(file)) for file in files}.values()),
+        nodes=tuple(made.graph.nodes),
+        kinds=tuple(kinds),
+        outputs=tuple(outputs),
+        shards=tuple(shards),
+        side_files=_side_files(opened, wanted, made),
+        memory=promise_memory(kinds, outputs, options.workers, options.limit_bytes),
+        notes=(f"not in the adapter: {', '.join(listed[:3])}{more}",) if listed else (),
+        allow_nonfinite=options.allow_nonfinite,
+    )
+
+
+def _side_files(opened: Sequence[Model], wanted: Wanted, made: _Adapter) -> tuple[SideFile, ...]:
+    """What PEFT needs to know, and the model's tokenizer."""
+    base, model = opened
+    origin = base.checkpoint.origin
+    named = base.reference.partition("@") if origin.startswith("hf://") else (origin, "", "")
+    architectures = (base.checkpoint.config or {}).get("architectures")
+    smaller = {module: rank for module, rank in made.ranks.items() if rank != wanted.rank}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if "ForCausalLM" in str(architectures) else None,
+        "base_model_name_or_path": named[0],
+        "revision": named[2] or None,
+        "inference_mode": True,
+        "r": wanted.rank,
+        "lora_alpha": wanted.rank,
+        "lora_dropout": 0.0,
+        "rank_pattern": smaller,
+        "alpha_pattern": smaller,
+        "target_modules": list(made.ranks),
+        "modules_to_save": made.saved or None,
+        "bias": "lora_only" if any(".base_layer." in one.name for one in made.lowered) else "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+    }
+    copied = [copied_file(name, path) for name, path in model.checkpoint.side_files.items() if is_tokenizer_file(name)]
+    return (*copied, written_file(ADAPTER_CONFIG_NAME, json_text(config)))

@@ -1,0 +1,82 @@
+"""Round trip: how far an extracted adapter takes its base to the model it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mergec.io.checkpoint import open_checkpoint
+from mergec.io.reader import Reader
+from mergec.io.tensors import ITEM_BYTES, TensorRef
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PREFIX = "base_model.model."
+_ENTRIES = 1 << 22
+
+
+class Distance(NamedTuple):
+    """Squared Frobenius norms, summed over tensors: of what the model changed, and of what is missing of it."""
+
+    changed: float = 0.0
+    missing: float = 0.0
+
+    def __add__(self, other: object) -> Distance:
+        assert isinstance(other, Distance)
+        return Distance(self.changed + other.changed, self.missing + other.missing)
+
+    @property
+    def error(self) -> float:
+        """|X - (W + B A)| / |X - W|; 0 where nothing was changed."""
+        return sqrt(self.missing / self.changed) if self.changed else 0.0
+
+
+def round_trip(
+    rows: Mapping[str, tuple[TensorRef, TensorRef]], sizes: Mapping[str, int], out: Path
+) -> dict[str, Distance]:
+    """The distances of each kind of tensor, by the last word of its module.
+
+    `rows` are base and model by name, `sizes` the bytes of their files, `out` is the adapter's folder.
+    """
+    adapter = open_checkpoint(out, adapter=True)
+    found: dict[str, Distance] = {}
+    with Reader([*sizes.items(), *((file.path, file.file_bytes) for file in adapter.files)]) as reader:
+        for name, (base, model) in rows.items():
+            module, _, part = name.rpartition(".")
+            kind = module.rpartition(".")[2] if part == "weight" else part
+            found[kind] = found.get(kind, Distance()) + _distance(reader, base, model, module, part, adapter.tensors)
+    return found
+
+
+def _distance(
+    reader: Reader, base: TensorRef, model: TensorRef, module: str, part: str, adapter: Mapping[str, TensorRef]
+) -> Distance:
+    """Of one tensor, a block of rows at a time."""
+    left, right = (adapter.get(f"{_PREFIX}{module}.lora_{factor}.weight") for factor in "BA")
+    is_saved = any(f"{_PREFIX}{module}{inner}.{part}" in adapter for inner in ("", ".base_layer"))
+    factors = [_read(reader, one, 0, one.shape[0]) for one in (left, right) if one] if part == "weight" else []
+    rows = base.shape[0] if base.shape else 1
+    step = max(1, _ENTRIES * rows // max(1, base.numel))
+    total = Distance()
+    for begin in range(0, rows, step):
+        end = min(begin + step, rows)
+        change = _read(reader, model, begin, end) - _read(reader, base, begin, end)
+        missing = change - factors[0][begin:end] @ factors[1] if factors else change
+        total += Distance(float((change * change).sum()), 0.0 if is_saved else float((missing * missing).sum()))
+    return total
+
+
+def _read(reader: Reader, ref: TensorRef, begin: int, end: int) -> Tensor:
+    """Some rows of a tensor, in float64."""
+    import torch
+
+    shape = (end - begin, *ref.shape[1:]) if ref.shape else ()
+    row = ref.numel // max(1, ref.shape[0] if ref.shape else 1) * ITEM_BYTES[ref.dtype]
+    buffer = bytearray((end - begin) * row)
+    if not buffer:
+        return torch.zeros(shape, dtype=torch.float64)
+    reader.read(ref, begin * row, memoryview(buffer))
+    return torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype)).view(shape).double()
