@@ -77,9 +77,18 @@ def _finding(problem: Any) -> dict[str, Any]:
 
 @click.command()
 @click.argument("name", required=False)
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write a page per method into FOLDER.",
+)
 @plugin_option
-def methods(name: str | None) -> None:
+def methods(name: str | None, markdown: Path | None) -> None:
     """List the merge methods, or explain the one called NAME."""
+    if markdown is not None:
+        _write_pages(markdown, name)
+        return
     from mergec.ops.registry import find_method
     from mergec.ops.registry import methods as known
     from mergec.recipe.new import method_text, vocabulary_text
@@ -92,6 +101,22 @@ def methods(name: str | None) -> None:
     width = max(map(len, table))
     for label, summary in table.items():
         click.echo(f"{label:<{width}}  {summary}")
+
+
+def _write_pages(folder: Path, name: str | None) -> None:
+    from mergec.compiler.pages import pages
+    from mergec.errors import UsageError, count, path_text
+
+    if name:
+        raise click.UsageError("--markdown writes the pages of all methods, so it takes no NAME")
+    made = pages()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in made.items():
+            (folder / file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError("E503", f"cannot write into {folder}: {error.strerror or error}", "") from None
+    click.echo(f"{path_text(str(folder))}: {count(len(made), 'page')}")
 
 
 @click.command()

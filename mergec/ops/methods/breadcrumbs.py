@@ -22,6 +22,9 @@ def breadcrumbs(
     """Drop the int(gamma * n) largest entries of each delta, keep the next int(density * n), add them weighted.
 
     result = base + lambda * sum(weight_i * d_i). A density of 1 keeps everything, outliers too.
+
+    Elsewhere: mergekit before 0.1.5 sets a tensor to the base where int(gamma * n) is 0, as it is for every tensor
+    of less than 100 entries by default. It keeps none of a tiny tensor where we keep one, but for compat: mergekit.
     """
     return Steps(
         steps.diff(),

@@ -24,6 +24,8 @@ def breadcrumbs_ties(
     """Drop the int(gamma * n) largest entries of each delta, keep the next int(density * n), fuse what agrees in sign.
 
     result = base + lambda * sum(agreeing weight_i * d_i). A density of 1 keeps everything, outliers too.
+
+    Elsewhere: as for breadcrumbs.
     """
     return Steps(
         steps.diff(),

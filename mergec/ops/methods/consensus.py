@@ -19,6 +19,8 @@ def consensus(
 
     result = base + lambda * mask * sum(weight_i * d_i), d_i = x_i - base. The mask is where at least `agreement` tasks
     have |d_i| > mask_lambda_i * |sum(d_j) - d_i|, which is the TALL mask of a task.
+
+    Elsewhere: the authors find mask_lambda on validation data; here it is a setting.
     """
     return Steps(
         steps.diff(),

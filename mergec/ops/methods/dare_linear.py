@@ -21,6 +21,10 @@ def dare_linear(
     """Keep each entry of a delta with probability `density`, rescale what is left, add the weighted deltas.
 
     result = base + lambda * sum(weight_i * d_i), d_i = (x_i - base) * kept / density_i.
+
+    Elsewhere: mergekit scales what is left of a tensor by one factor that restores its L1 norm, not by
+    1 / density as the paper does; rescale: l1 and compat: mergekit do the same. It draws from one global stream, so
+    that masks depend on every tensor before.
     """
     return Steps(
         steps.diff(),

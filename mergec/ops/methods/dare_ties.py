@@ -23,6 +23,8 @@ def dare_ties(
     """Keep each entry of a delta with probability `density`, rescale what is left, fuse what agrees in sign.
 
     result = base + lambda * sum(agreeing weight_i * d_i), d_i = (x_i - base) * kept / density_i.
+
+    Elsewhere: as for dare_linear.
     """
     return Steps(
         steps.diff(),

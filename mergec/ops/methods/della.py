@@ -26,6 +26,10 @@ def della(
 
     result = base + lambda * sum(agreeing weight_i * d_i) / sum(agreeing weight_i), d_i = (x_i - base) * kept / p.
     p runs from density - epsilon for the smallest entry of a row (last axis) to density + epsilon for the largest.
+
+    Elsewhere: mergekit scales by one L1 factor per tensor (rescale: l1) in place of 1 / p, and cannot take tensors
+    whose rows have one entry. The paper's code asks for a window_size of 2 * epsilon, and ranks 16-bit floats in 16
+    bits on a GPU, where most ranks of a long row are equal.
     """
     return Steps(
         steps.diff(),

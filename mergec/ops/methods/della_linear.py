@@ -24,6 +24,8 @@ def della_linear(
 
     result = base + lambda * sum(weight_i * d_i), d_i = (x_i - base) * kept / p.
     p runs from density - epsilon for the smallest entry of a row (last axis) to density + epsilon for the largest.
+
+    Elsewhere: as for della.
     """
     return Steps(
         steps.diff(),

@@ -26,6 +26,9 @@ def emr(base: Node, models: tuple[Node, ...], *, rescale_weighting: RescaleWeigh
     the largest magnitude among the d_i that have it; mask_t says where d_t has it; d_i = x_i - base.
     scale_t = sum |d_t| / sum |mask_t * unified| over the whole model, of means per tensor if tensors count equally;
     0 / 0 is 1. The backbone is the base.
+
+    Elsewhere: the code of most experiments gives every tensor the same say in scale_t, a bias as much as an embedding
+    (rescale_weighting: tensors); that of the experiment with 30 tasks, and the paper, every entry. 0 / 0 is NaN there.
     """
     deltas = [diff(model, base) for model in models]
     unified = unify(*deltas)

@@ -24,6 +24,10 @@ def fr(
     result = base + lambda * sum(weight_i * highpass(x_i - base)), of deltas with the elected sign if consensus: sum.
     Tensors that are no matrices are not filtered; `vectors` says whether they are merged. The reference's ratio is
     1 - cutoff: its language models have cutoff 0.1 and consensus sum, its classifiers cutoff 0.3 and vectors base.
+
+    Elsewhere: the authors' code filters an unshifted spectrum by distances of bin numbers (filter: reference): a
+    square matrix loses nothing at its ratio of 0.9, a long one most of its spectrum, and the ring at the inner radius
+    counts twice. Its options density, gamma, window_size and rescale have no effect.
     """
     return Steps(
         steps.diff(),

@@ -51,6 +51,9 @@ def free(
     top keeps int(keep * columns) entries of each row, or int(keep * n) of a tensor, equal ones by lowest index.
     scale_t = -log10(keep) / keep * sum(mean |top|) / sum(mean |highpass(x_t - base)|), sums over the tensors of the
     model, if `expert_scale` is auto; 0 / 0 is 1.
+
+    Elsewhere: the expert of the authors' code for language models is always zero, since it keeps the slice [n:-0];
+    that for classifiers multiplies it by 10, that for images by scale_t, as here.
     """
     deltas = [diff(model, base) for model in models]
     passed = [high_pass(one, filter, cutoff) for one in deltas] if is_matrix(base, as_matrix) else deltas

@@ -22,6 +22,10 @@ def iso_c(
 
     result = base + lambda * mean(S) * U V, where U S V = sum(weight_t * (x_t - base)), each delta cut to its first
     int(rank_ratio * min(H, W)) singular values. Tensors that are no matrices are merged by `vectors`.
+
+    Elsewhere: the code of a later comparison sums deltas that were first cut to 1/T of their rank (rank_ratio:
+    equal). A sum of low rank has no unique flat spectrum in LAPACK's basis; here values that are zero up to rounding
+    stay zero.
     """
     return fuse_matrices(
         base,

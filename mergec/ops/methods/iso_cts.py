@@ -23,6 +23,8 @@ def iso_cts(
     result = base + lambda * mean(S) * polar(U) polar(V), U, S, V those of the sum of weight_t * (x_t - base) and of
     what each has outside that space, which gets 1 - common_share of the min(H, W) directions. Tensors that are no
     matrices are merged by `vectors`.
+
+    Elsewhere: fusion_bench keeps directions that are zero up to rounding, which differ from machine to machine.
     """
     return fuse_matrices(
         base,

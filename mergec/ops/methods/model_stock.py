@@ -21,6 +21,9 @@ def model_stock(
 
     c is the mean cosine between the fine-tunes' deltas: the more they agree, the further it goes. Independent of
     the deltas' scale. t is 0 where 1 + (N - 1) c vanishes, and not clamped: a negative c moves away from the mean.
+
+    Elsewhere: mergekit takes the mean of the cosines, as here, fusion_bench that of the angles. mergekit before 0.1.5
+    divides by 0 where 1 + (N - 1) c vanishes, and holds norms below 1e-6 for 1e-6.
     """
     floor = 1e-6 if arithmetic.mergekit else 0.0
     if filter_wise:

@@ -29,6 +29,9 @@ def opcm(
     in the singular basis of D_(t-1), the diagonal and the block of the largest values, up to a share alpha of their
     sum. scale = mean of the norms of the d_t / norm of D_T, over the whole model or each tensor. Tensors that are no
     matrices are added up. The scale of each step cancels out, so that models need not be merged again as more come.
+
+    Elsewhere: fusion_bench keeps the scale of each step and rescales all weights after every model; the result is the
+    same up to rounding. It averages tensors that are no matrices.
     """
     deltas = weighed([diff(model, base) for model in models], weight)
     merged = merge_orthogonal(*deltas, alpha=alpha) if is_matrix(base, as_matrix) else join(*deltas)

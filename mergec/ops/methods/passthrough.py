@@ -16,6 +16,8 @@ def passthrough(models: tuple[Node, ...], *, scale: Each[Scale] = each(None)) ->
     """Copy the tensors of one model, byte for byte, or times `scale`.
 
     result = scale * x. A scale of 0 removes what a projection adds to the residual stream.
+
+    Elsewhere: mergekit decodes and rounds what could be copied.
     """
     (only,), (factor,) = models, scale
     return only if factor is None else scaled(only, factor=factor)

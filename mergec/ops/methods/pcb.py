@@ -23,8 +23,10 @@ def pcb(
     b_i = exp(T s_i^2) tanh(d_i * sum(d_j)), s_i its magnitude from the least of its model (0) to the largest (1);
     w_i runs from 0 at the b_i in place int((1 - pcb_ratio) * n) of all, in ascending order from 0, and below it, to 1
     at the largest. Magnitudes are clipped to those in places int(n / 10000) and int(0.9999 n) - 1. Places are over
-    the whole model, as in the authors' code, or over each tensor. Checked against their function on one vector per
-    model; where that divides 0 by 0, or a negative b_i would take part, the weight is 0.
+    the whole model, as in the authors' code, or over each tensor.
+    A negative b_i has weight 0. Checked against the authors' function on one vector per model.
+
+    Elsewhere: in the authors' code negative b_i may take part where few are positive, and 0 / 0 is NaN.
     """
     deltas = [diff(model, base) for model in models]
     return fuse_competing(base, deltas, pcb_ratio, scope, lambda_)

@@ -15,6 +15,9 @@ def randes(base: Node, models: tuple[Node, ...], *, lambda_: Lambda = 1.0, draw:
 
     result = base + lambda * signs_t * sum(signs_i * (x_i - base)): the task's delta, the others' as noise of mean 0.
     Signs are per column (last axis), drawn from seed, tensor name and model. The backbone is the base.
+
+    Elsewhere: fusion_bench draws signs from Python's salted hash of a name, so that another process cannot recover a
+    task.
     """
     deltas = [diff(model, base) for model in models]
     slots = range(len(models))

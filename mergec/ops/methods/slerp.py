@@ -19,6 +19,9 @@ def slerp(base: Node, models: tuple[Node, ...], *, t: Position, arithmetic: Arit
 
     result = sin((1-t)h)/sin(h) * base + sin(t h)/sin(h) * other, h the angle between them.
     Directions that (nearly) coincide, cos h > 0.9995, and exactly opposite ones use (1-t) * base + t * other.
+
+    Elsewhere: mergekit's norms are float32, whose sums over tens of millions of entries are off by 1e-3; here they are
+    float64. It takes the straight line from cos h < -0.9995 on; under compat: mergekit so do we.
     """
     (other,) = models
     products = gram(base, other)

@@ -14,6 +14,9 @@ def tall_mask(base: Node, models: tuple[Node, ...], *, mask_lambda: Each[MaskLam
 
     result = base + mask_t * sum(d_i), mask_t = |d_t| > mask_lambda * |sum(d_i) - d_t|, d_i = x_i - base.
     The backbone is the base. A larger mask_lambda keeps fewer entries; 0 keeps every entry the task changed.
+
+    Elsewhere: fusion_bench hands its function base and deltas where it takes base and models, so that its masks are
+    those of other numbers; its helper, and the authors' code, give these.
     """
     deltas = [diff(model, base) for model in models]
     shared = join(*deltas)

@@ -17,6 +17,9 @@ def task_arithmetic(
     """Add what each model learned, weighted, to the base.
 
     result = base + lambda * sum(weight_i * (x_i - base)), divided by sum(weight_i) if `normalize`.
+
+    Elsewhere: mergekit takes deltas, products and sums in the dtype of the models, rounding each; under
+    compat: mergekit so do we.
     """
     return Steps(
         steps.diff(),

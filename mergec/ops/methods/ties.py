@@ -32,6 +32,11 @@ def ties(
     unless zero_sign says otherwise. aggregate: max takes the largest that agrees in place of the mean.
     With scope: model, n counts the entries of all tensors that the delta is used in (its weight is not 0), and equal
     ones go by the natural order of names first. With keep_count: reference it is int(density * n) + 1 and all equal.
+
+    Elsewhere: the paper's code takes one threshold per model over all tensors (scope: model), keeps one entry more and
+    ties (keep_count: reference), and gives a zero vote the sign of the majority of the model (zero_sign: majority).
+    mergekit elects by weighted deltas, as here; its sort is not stable, so that it keeps an arbitrary one of equal
+    magnitudes. fusion_bench adds up what agrees where the paper takes the mean (aggregate: sum).
     """
     return Steps(
         steps.diff(),

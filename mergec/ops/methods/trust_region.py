@@ -19,6 +19,8 @@ def trust_region(
 
     result = base + lambda * mask * sum(weight_i * d_i), d_i = x_i - base. The mask is where the sum over pairs of
     |d_i| |d_j| is below its quantile over the whole model, or over each tensor; equal values at the quantile go.
+
+    Elsewhere: fusion_bench's default needs gradients on data; this is its zero_shot form.
     """
     return Steps(
         steps.diff(),

@@ -23,6 +23,8 @@ def tsv(
     result = base + lambda * polar([U_1 .. U_T]) diag(S_1 .. S_T) polar([V_1; ..; V_T]), U_t S_t V_t the first
     int(rank_ratio * min(H, W)) singular vectors and values of weight_t * (x_t - base). Tensors that are no matrices
     are merged by `vectors`. Where that number is 0 the base is kept, with a warning.
+
+    Elsewhere: fusion_bench calls it TSVM, with the same numbers. The repository of a later comparison does not run.
     """
     return fuse_matrices(
         base,

@@ -41,6 +41,9 @@ def twin(
 
     result = shared + svd_r(x_t - shared), shared = base + lambda * sum(weight_i * (x_i - base)), the backbone.
     r is `rank`, or int(rank_ratio * min(m, n)), at most min(m, n); at rank 0 a task has the backbone's matrix.
+
+    Elsewhere: the authors' code multiplies the factors out before they are stored, makes full matrices of singular
+    vectors, and leaves biases to the models they came from.
     """
     shared = fuse_deltas(base, [diff(model, base) for model in models], weight, False, lambda_)
     rests = [diff(model, shared) for model in models]

@@ -24,6 +24,8 @@ def wudi(
     result = base + lambda * argmin_x sum(|(x - d_t) d_t^T|^2 / |d_t|^2), d_t = weight_t * (x_t - base).
     Adam starts at x = sum(d_t) and makes `iterations` steps; an entry moves by about learning_rate * iterations at
     most. Tensors that are no matrices are merged by `vectors`.
+
+    Elsewhere: the authors' code runs on all matrices of a list of names; here as_matrix chooses them.
     """
     return fuse_matrices(
         base,
