@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from mergec.io.checkpoint import Checkpoint, WeightFile
 from mergec.io.layout import Shard, SideFile
+from mergec.io.layouts import layout_name, layouts_of, tensors_of
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 
 Space: TypeAlias = Literal["weight", "delta", "sign", "probability", "mask", "bits", "part", "scalar"]
@@ -317,6 +319,8 @@ class Plan:
     overrides: tuple[tuple[str, str], ...] = ()
     statistics: tuple[Statistic, ...] = ()
     slots: tuple[str, ...] = ()
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    """What the headers of each model said, by reference: enough to compile another recipe of the same models."""
 
     @property
     def read_bytes(self) -> int:
@@ -424,6 +428,7 @@ class Plan:
             "side_files": [asdict(side_file) for side_file in self.side_files],
             "memory": asdict(self.memory),
             "statistics": [asdict(statistic) for statistic in self.statistics],
+            **_checkpoints_json(self.checkpoints),
         }
         return json.dumps(document, separators=(",", ":"))
 
@@ -453,6 +458,7 @@ class Plan:
             recipe_path=document["recipe_path"],
             overrides=tuple((key, value) for key, value in document["overrides"]),
             statistics=tuple(_statistic_from_json(statistic) for statistic in document["statistics"]),
+            checkpoints=_checkpoints_from_json(document["checkpoints"], document["layouts"]),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -538,3 +544,25 @@ def _output_from_json(row: list[Any], files: tuple[SourceFile, ...]) -> Output:
     name, dtype, shape, kind, sources, shard, begin, end, *tensor = row
     refs = tuple(TensorRef(files[f].path, n, d, tuple(s), b, e) for f, n, d, s, b, e in sources)
     return Output(name, dtype, tuple(shape), kind, refs, shard, begin, end, *tensor)
+
+
+def _checkpoints_json(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """Models by reference, and the layouts of their files, each once."""
+    layouts: dict[str, tuple[str, ...]] = {}
+    models = {}
+    for reference, one in checkpoints.items():
+        lines = layouts_of(one)
+        layouts |= {layout_name(some): some for some in lines.values()}
+        files = [{**asdict(file), "layout": layout_name(lines[file.path])} for file in one.files]
+        models[reference] = {"origin": one.origin, "config": one.config, "side_files": one.side_files, "files": files}
+    return {"checkpoints": models, "layouts": layouts}
+
+
+def _checkpoints_from_json(models: Mapping[str, Any], layouts: Mapping[str, Any]) -> dict[str, Checkpoint]:
+    found = {}
+    for reference, one in models.items():
+        named = {file["path"]: layouts[file["layout"]] for file in one["files"]}
+        files = tuple(WeightFile(**{k: v for k, v in file.items() if k != "layout"}) for file in one["files"])
+        tensors = tensors_of(files, named)
+        found[reference] = Checkpoint(one["origin"], files, tensors, one["config"], one["side_files"])
+    return found

@@ -6,15 +6,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 from mergec.errors import InputError, RunError, UsageError
-from mergec.graph import Identify, Plan, graph_text
+from mergec.graph import Identify, ModelUse, Plan, graph_text
 from mergec.io.digests import Report, file_digest
+from mergec.io.layouts import layout_name, layouts_of
 from mergec.io.lockfile import (
     LOCK_NAME,
     LockedFile,
@@ -64,12 +65,15 @@ def locked_recipe(plan: Plan, digests: Mapping[str, str]) -> LockedRecipe:
     keys, actions = plan.keys(), plan.keys(by_content(digests))
     graphs = [graph_text(plan, kind) for kind in plan.kinds]
     names = [hashlib.sha256("\n".join(graph).encode()).hexdigest()[:12] for graph in graphs]
+    layouts = {path: lines for one in plan.checkpoints.values() for path, lines in layouts_of(one).items()}
     return LockedRecipe(
         plan=plan.hash(),
         method=plan.method,
+        text=_without_overrides(plan),
+        layouts={layout_name(lines): lines for lines in layouts.values()},
         overrides=plan.overrides,
         graphs=dict(zip(names, graphs, strict=True)),
-        models={model.reference: _locked_model(plan, number, digests) for number, model in enumerate(plan.models)},
+        models={model.reference: _locked_model(plan, model, digests, layouts) for model in plan.models},
         tensors={
             output.name: LockedTensor(
                 dtype=output.dtype,
@@ -83,17 +87,36 @@ def locked_recipe(plan: Plan, digests: Mapping[str, str]) -> LockedRecipe:
     )
 
 
-def _locked_model(plan: Plan, number: int, digests: Mapping[str, str]) -> LockedModel:
-    model = plan.models[number]
-    files = {name: file for file in plan.files if (name := _name_in(file.path, model.origin))}
-    commit = model.origin.rpartition("@")[2] if model.origin.startswith("hf://") else None
+def _without_overrides(plan: Plan) -> tuple[str, ...]:
+    """The recipe's lines as they are in its file; overrides are written down by themselves."""
+    lines = plan.recipe_text.splitlines()
+    added = sum(len(f"# {value}".splitlines()) for _, value in plan.overrides)
+    return tuple(lines[: len(lines) - added])
+
+
+def _locked_model(
+    plan: Plan, model: ModelUse, digests: Mapping[str, str], layouts: Mapping[str, Sequence[str]]
+) -> LockedModel:
+    checkpoint = plan.checkpoints.get(model.reference)
+    files = {file.path: file for file in (checkpoint.files if checkpoint else plan.files)}
+    copied = {one.source: one.digest for one in plan.side_files if one.source}
+    beside = checkpoint.side_files if checkpoint else {}
     return LockedModel(
         role=model.role,
-        commit=commit,
+        commit=model.origin.rpartition("@")[2] if model.origin.startswith("hf://") else None,
         files={
-            name: LockedFile(bytes=file.file_bytes, header=file.header_sha256, sha256=digests[file.path])
-            for name, file in files.items()
+            name: LockedFile(
+                bytes=file.file_bytes,
+                header=file.header_sha256,
+                sha256=digests.get(path),
+                data=file.header_bytes if path in layouts else None,
+                layout=layout_name(layouts[path]) if path in layouts else None,
+            )
+            for path, file in files.items()
+            if (name := _name_in(path, model.origin))
         },
+        config=checkpoint.config if checkpoint else None,
+        beside={name: copied.get(path, "") for name, path in beside.items()} if checkpoint else None,
     )
 
 
@@ -106,7 +129,7 @@ def _name_in(path: str, origin: str) -> str:
 
 def build_hash(recipe: LockedRecipe, domain: Mapping[str, str]) -> str:
     """A digest of what determines every bit: the plan, the inputs' content, the numerics."""
-    inputs = sorted({file.sha256 for model in recipe.models.values() for file in model.files.values()})
+    inputs = sorted(set(_contents(recipe).values()))
     return hashlib.sha256(json.dumps([recipe.plan, inputs, dict(domain)], sort_keys=True).encode()).hexdigest()
 
 
@@ -169,12 +192,20 @@ def differences(old: LockedRecipe, new: LockedRecipe) -> list[Difference]:
         result.append(Difference("recipe", "a file beside the weights changed"))
     if not result and _plain(old) != _plain(new):
         result.append(Difference("recipe", "models are named, found or used otherwise"))
+    if not result and _beside(old) != _beside(new):
+        result.append(Difference("input", "a model has another config, or other files beside its weights"))
     return result
 
 
 def _plain(recipe: LockedRecipe) -> object:
     """What is locked before anything is made."""
-    return recipe.plan, recipe.method, recipe.overrides, recipe.models
+    roles = {reference: (model.role, model.commit) for reference, model in recipe.models.items()}
+    return recipe.plan, recipe.method, recipe.overrides, roles, _contents(recipe)
+
+
+def _beside(recipe: LockedRecipe) -> object:
+    """What a recipe of the same models may depend on beside their weights."""
+    return {reference: (model.config, model.beside) for reference, model in recipe.models.items()}
 
 
 def _is_changed(name: str, old: LockedRecipe, new: LockedRecipe) -> bool:
@@ -259,6 +290,7 @@ def _contents(recipe: LockedRecipe) -> dict[tuple[str, str], str]:
         (reference, name): file.sha256
         for reference, model in recipe.models.items()
         for name, file in model.files.items()
+        if file.sha256
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
@@ -11,25 +10,42 @@ from mergec.cli.options import plugin_option
 
 
 @click.command()
-@click.argument("old", metavar="A", type=click.Path(path_type=Path))
-@click.argument("new", metavar="B", type=click.Path(path_type=Path))
+@click.argument("operands", metavar="[A [B]]", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print the difference as JSON.")
 @plugin_option
-def diff(old: Path, new: Path, as_json: bool) -> int:
-    """Say what recipe B changes in the result of recipe A: the settings that differ, then the tensors that do.
+def diff(operands: tuple[str, ...], as_json: bool) -> int:
+    """Say what B changes in the result of A: the settings that differ, then the tensors that do.
 
-    Reads headers, never weights. Exit code 0 if both give the same result, 1 if not.
+    A and B are recipes, REV:path of git, mergec.lock files, outputs of a merge, or plans (`mergec plan --json`). Of one
+    recipe alone, HEAD is compared with the working tree; of none, every recipe that is tracked; revisions in place of A
+    and B compare every recipe of theirs.
+
+    Reads headers, never weights; where models are absent, the headers that a lock has kept. Exit code 0: the same
+    result, 1: another, 2: one of them cannot be compiled.
     """
     from mergec.compiler import difftext
-    from mergec.compiler.compile import Options, analyse, compile_analysis
-    from mergec.compiler.diff import Side
+    from mergec.compiler.diff import Difference, Lone
     from mergec.compiler.diff import diff as compare
-    from mergec.recipe.load import read_document
+    from mergec.compiler.operands import is_of_trees, pairs
+    from mergec.errors import Problem, RecipeError
 
-    sides = []
-    for path in (old, new):
-        analysis = analyse(read_document(path))
-        sides.append(Side(str(path), compile_analysis(analysis, (), Options()), analysis))
-    found = compare(*sides)
-    click.echo(json.dumps(difftext.diff_json(found), indent=2) if as_json else difftext.diff_text(found))
-    return 0 if found.is_same else 1
+    if len(operands) > 2:
+        raise click.UsageError(f"diff compares two, found {len(operands)}: {' '.join(operands)}")
+    wanted = pairs(operands)
+    found: list[Difference | Lone] = []
+    problems: list[Problem] = []
+    for pair in wanted:
+        try:
+            found.append(compare(*pair.sides()) if pair.old and pair.new else Lone(pair.name, pair.old is None))
+        except RecipeError as error:
+            if len(wanted) == 1:
+                raise
+            problems += error.problems
+    if as_json:
+        documents = [difftext.diff_json(one) for one in found]
+        click.echo(json.dumps(documents if is_of_trees(operands) or len(wanted) > 1 else documents[0], indent=2))
+    else:
+        click.echo("\n\n".join(map(difftext.diff_text, found)) or "no recipe differs")
+    if problems:
+        raise RecipeError(problems)
+    return 0 if all(one.is_same for one in found) else 1

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mergec.compiler.assemble import assemble
@@ -97,9 +98,12 @@ def compile_analysis(analysis: Analysis, overrides: Sequence[tuple[str, str]], o
     return replace(plan, recipe_path=analysis.recipe.document.file, overrides=tuple(overrides))
 
 
-def analyse(document: Document) -> Analysis:
-    """Check a recipe and open its models; every problem of both, and of its stages, is raised together."""
-    reader = _Reader({one.value["name"]: one for one in document.stages})
+def analyse(document: Document, known: Mapping[str, Model] = MappingProxyType({})) -> Analysis:
+    """Check a recipe and open its models; every problem of both, and of its stages, is raised together.
+
+    Models that are `known`, by reference, are not looked for.
+    """
+    reader = _Reader({one.value["name"]: one for one in document.stages}, known)
     analysis = reader.analysis(document)
     if analysis is None or any(problem.is_error for problem in reader.problems):
         raise RecipeError(reader.problems)
@@ -111,11 +115,11 @@ def analyse(document: Document) -> Analysis:
 class _Reader:
     """Analyses documents, each after the stages it refers to, and gathers what is wrong with any."""
 
-    def __init__(self, documents: Mapping[str, Document]) -> None:
+    def __init__(self, documents: Mapping[str, Document], models: Mapping[str, Model]) -> None:
         self.documents = documents
         self.known: dict[str, Analysis | None] = {}
         self.problems: list[Problem] = []
-        self._models: dict[str, Model] = {}
+        self._models = dict(models)
         self._open: list[str] = []
 
     def analysis(self, document: Document) -> Analysis | None:
@@ -128,7 +132,7 @@ class _Reader:
         references = _references(recipe)
         stages = {name: self._stage(name, place) for name, place in references.items() if name in self.documents}
         outside = {name: place for name, place in references.items() if name not in stages}
-        opened, problems = open_models(outside, Path(document.file).parent, self._models)
+        opened, problems = open_models(outside, document.folder, self._models)
         self.problems += problems
         self._models |= opened
         made = {name: stage_model(name, references[name], one) for name, one in stages.items() if one}
@@ -255,7 +259,13 @@ def plan_of(
         warnings=tuple(map(str, [*analysis.warnings, *_remarks(analysis, lowered)])),
         allow_nonfinite=options.allow_nonfinite,
         statistics=statistics(fed, turns, outputs),
+        checkpoints={name: one.checkpoint for name, one in all_models(analysis).items() if _is_plain(one)},
     )
+
+
+def _is_plain(model: Model) -> bool:
+    """Whether the tensors of a model are those of its files; it is no stage, no adapter and not quantised."""
+    return bool(model.checkpoint.files) and not model.sources
 
 
 def _refuse_other_models(analysis: Analysis, statistic: str) -> None:

@@ -6,45 +6,19 @@ recipe never decides. Which setting is the cause is looked up afterwards, by the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
-from mergec.compiler.compile import Analysis, Options, analyse, compile_analysis
+from mergec.compiler.compile import Options, analyse, compile_analysis
 from mergec.compiler.idle import Idle, why_idle
-from mergec.compiler.resolved import Setting, settings_by_tensor
+from mergec.compiler.resolved import Setting
+from mergec.compiler.sides import Keys, Side, keys_of
 from mergec.errors import RecipeError
-from mergec.graph import Identify, Output, Plan
-from mergec.io.digests import remembered
-from mergec.io.hub import is_hub_path
-from mergec.io.tensors import TensorRef
+from mergec.graph import Output, Plan
 from mergec.recipe.compare import Change, compare
 from mergec.recipe.document import Document
 from mergec.recipe.settings import Resolved
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of two results that are compared: what it is called, its plan, and its recipe where that is known."""
-
-    label: str
-    plan: Plan
-    analysis: Analysis
-
-    @cached_property
-    def outputs(self) -> Mapping[str, Output]:
-        return {output.name: output for output in self.plan.outputs}
-
-    @cached_property
-    def settings(self) -> Mapping[str, Mapping[Setting, Resolved]]:
-        """Every setting of every merged tensor; tensors that agree share one mapping."""
-        return settings_by_tensor(self.analysis)
-
-    def settings_of(self, output: str) -> Mapping[Setting, Resolved]:
-        """Those of an output, which may be a part of an artifact; none where integers are copied."""
-        return self.settings.get(self.outputs[output].tensor, {})
 
 
 @dataclass(frozen=True)
@@ -75,7 +49,11 @@ class Rebuild:
 
 @dataclass(frozen=True)
 class Difference:
-    """Everything that differs between two results. Names are in the order of the newer result."""
+    """Everything that differs between two results. Names are in the order of the newer result.
+
+    `inputs` are files of models that have other contents under the same name; `rebuild` is None where a result is
+    known by its keys alone.
+    """
 
     old: Side
     new: Side
@@ -84,7 +62,8 @@ class Difference:
     added: tuple[str, ...]
     removed: tuple[str, ...]
     files: tuple[str, ...]
-    rebuild: Rebuild
+    inputs: tuple[str, ...]
+    rebuild: Rebuild | None
 
     @property
     def is_same(self) -> bool:
@@ -92,43 +71,47 @@ class Difference:
         return not (self.changed or self.added or self.removed or self.files)
 
 
+@dataclass(frozen=True)
+class Lone:
+    """A recipe that only the newer side has, or only the older one."""
+
+    name: str
+    is_added: bool
+    is_same: bool = False
+
+
 def diff(old: Side, new: Side) -> Difference:
     """Compare two results."""
-    content = _by_content()
-    before, now = old.plan.keys(content), new.plan.keys(content)
-    changed = tuple(name for name in now if name in before and now[name] != before[name])
-    added = tuple(name for name in now if name not in before)
-    removed = tuple(name for name in before if name not in now)
-    changes = compare(old.analysis.recipe.document, new.analysis.recipe.document)
-    finder = _Finder(old, new, content, now, frozenset((*changed, *added)), is_alone=len(changes) == 1)
+    keys = keys_of(old, new)
+    changed = tuple(name for name, key in keys.new.items() if keys.old.get(name, key) != key)
+    added = tuple(name for name in keys.new if name not in keys.old)
+    removed = tuple(name for name in keys.old if name not in keys.new)
     return Difference(
         old,
         new,
-        tuple(map(finder.cause, changes)),
+        _causes(old, new, keys, frozenset((*changed, *added))),
         changed,
         added,
         removed,
-        tuple(_changed_files(old.plan, new.plan)),
-        _rebuild(new.plan, set(before.values()), now),
+        tuple(_changed_files(old, new)),
+        keys.inputs,
+        _rebuild(new.plan, set(keys.old.values()), keys.new) if new.plan else None,
     )
 
 
-def _by_content() -> Identify:
-    """What stands for an input tensor: its file's content as far as it is known without reading, else the file."""
-    known: dict[str, str] = {}
-
-    def content(slot: str, ref: TensorRef) -> str:
-        if ref.file not in known:
-            known[ref.file] = ref.file if is_hub_path(ref.file) else remembered(ref.file) or os.path.realpath(ref.file)
-        return f"{known[ref.file]} {ref.begin} {ref.end}"
-
-    return content
+def _causes(old: Side, new: Side, keys: Keys, changed: frozenset[str]) -> tuple[Cause, ...]:
+    if old.analysis is None or new.analysis is None:
+        return ()
+    changes = compare(old.analysis.recipe.document, new.analysis.recipe.document)
+    finder = _Finder(old, new, keys, changed, is_alone=len(changes) == 1 and not keys.inputs)
+    return tuple(map(finder.cause, changes))
 
 
-def _changed_files(old: Plan, new: Plan) -> Iterator[str]:
+def _changed_files(old: Side, new: Side) -> Iterator[str]:
     """Files beside the weights that differ, but for records of how it was made."""
-    before, now = ({one.name: one.digest for one in plan.side_files if not one.is_record} for plan in (old, new))
-    yield from sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    before, now = old.files, new.files
+    if before is not None and now is not None:
+        yield from sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def _rebuild(plan: Plan, there: set[str], keys: Mapping[str, str]) -> Rebuild:
@@ -147,24 +130,15 @@ def _amount(outputs: list[Output]) -> Amount:
 class _Finder:
     """Finds which tensors a difference of the recipes concerns."""
 
-    def __init__(
-        self,
-        old: Side,
-        new: Side,
-        content: Identify,
-        keys: Mapping[str, str],
-        changed: frozenset[str],
-        *,
-        is_alone: bool,
-    ) -> None:
-        self.old, self.new, self.content, self.keys = old, new, content, keys
-        self.changed, self.is_alone = changed, is_alone
+    def __init__(self, old: Side, new: Side, keys: Keys, changed: frozenset[str], *, is_alone: bool) -> None:
+        self.old, self.new, self.keys, self.changed, self.is_alone = old, new, keys, changed, is_alone
 
     def cause(self, change: Change) -> Cause:
         if change.sort == "setting" or (change.sort == "order" and change.name not in ("", "steps")):
-            touched = [name for name in self.new.outputs if name in self.old.outputs and self._is_touched(name, change)]
+            touched = [name for name in self.new.tensors if name in self.old.tensors and self._is_touched(name, change)]
         else:
-            touched = [name for name in self.new.outputs if name in self._isolated(change)]
+            isolated = self._isolated(change)
+            touched = [name for name in self.new.tensors if name in isolated]
         changed = tuple(name for name in touched if name in self.changed)
         untouched = [name for name in touched if name not in self.changed]
         return Cause(change, changed, tuple(why_idle(self.old, self.new, change, untouched, bool(changed))))
@@ -182,18 +156,18 @@ class _Finder:
         """The tensors that change by one key of the recipe alone: those that change when it is set back."""
         if self.is_alone:
             return self.changed
-        if change.sort != "key" or len(change.key) != 1:
+        if change.sort != "key" or len(change.key) != 1 or self.keys.identify is None or self.new.analysis is None:
             return self.changed
         try:
-            analysis = analyse(self._set_back(change.key[0]))
-            keys = compile_analysis(analysis, (), Options()).keys(self.content)
+            analysis = analyse(self._set_back(change.key[0]), self.new.analysis.models)
+            keys = compile_analysis(analysis, (), Options()).keys(self.keys.identify)
         except RecipeError:
             return self.changed
-        return frozenset(name for name, key in self.keys.items() if keys.get(name) != key and name in self.changed)
+        return frozenset(name for name, key in self.keys.new.items() if keys.get(name) != key and name in self.changed)
 
     def _set_back(self, key: str) -> Document:
         """The newer recipe with one key as it is in the older."""
-        before, now = (side.analysis.recipe.document for side in (self.old, self.new))
+        before, now = (side.analysis.recipe.document for side in (self.old, self.new) if side.analysis)
         if key in before.value:
             return now.with_value(key, before.value[key])
         return replace(now, value={name: value for name, value in now.value.items() if name != key})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mergec.compiler.diff import Amount, Cause, Difference
+from mergec.compiler.diff import Amount, Cause, Difference, Lone
 from mergec.compiler.names import fold
 from mergec.compiler.text import table
 from mergec.errors import Place, count, size_text
@@ -14,25 +14,28 @@ from mergec.recipe.compare import ABSENT
 DIFF_FORMAT = 1
 
 
-def diff_text(found: Difference) -> str:
+def diff_text(found: Difference | Lone) -> str:
     """Headline, cause, effect, what has no effect, and what a rebuild takes."""
+    if isinstance(found, Lone):
+        return f"{found.name}  recipe {_lone(found)}"
     sections = [_headline(found), _causes(found), _effect(found), _idle(found), _rebuild(found)]
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
 def _headline(found: Difference) -> list[str]:
-    old, new = (side.plan.hash()[:12] for side in (found.old, found.new))
+    old, new = (side.hash[:12] for side in (found.old, found.new))
     hashes = f"plan {old}" if old == new else f"plan {old} -> {new}"
     said = "  same result" if found.is_same else ""
     return [f"{found.old.label} -> {found.new.label}  {hashes}{said}"]
 
 
 def _causes(found: Difference) -> list[str]:
+    inputs = ["inputs that changed", *(f"  {name}" for name in found.inputs), ""] if found.inputs else []
     causes = [one for one in found.causes if one.changed or not any(idle.is_wording for idle in one.idle)]
     rows = [(one.change.label, one.change.owner or "", *_values(one), _places(one)) for one in causes]
     if not any(row[1] for row in rows):
         rows = [(label, *rest) for label, _, *rest in rows]
-    return ["cause", *table(rows)] if rows else []
+    return inputs + (["cause", *table(rows)] if rows else [])
 
 
 def _values(cause: Cause) -> tuple[str, ...]:
@@ -70,13 +73,12 @@ def _places(cause: Cause) -> str:
 
 def _effect(found: Difference) -> list[str]:
     if found.is_same:
-        return ["no tensor changes" if found.causes else "nothing differs"]
-    outputs = found.new.plan.outputs
+        return ["no tensor changes"] if found.causes else []
+    tensors = found.new.tensors
     lines = []
     if found.changed:
-        size = sum(one.end - one.begin for one in outputs if one.name in set(found.changed))
-        total = sum(one.end - one.begin for one in outputs)
-        head = f"effect: {len(found.changed):,} of {count(len(outputs), 'tensor')} change"
+        size, total = sum(tensors[name].bytes for name in found.changed), sum(one.bytes for one in tensors.values())
+        head = f"effect: {len(found.changed):,} of {count(len(tensors), 'tensor')} change"
         lines += [f"{head}, {size_text(size)} of {size_text(total)}", *_folded(found.changed)]
     for what, names in (("added", found.added), ("removed", found.removed)):
         if names:
@@ -104,7 +106,7 @@ def _idle(found: Difference) -> list[str]:
 
 def _rebuild(found: Difference) -> list[str]:
     rebuild = found.rebuild
-    if not rebuild.computed.tensors:
+    if rebuild is None or not rebuild.computed.tensors:
         return []
     computed, reused = _amount(rebuild.computed), _amount(rebuild.reused)
     read = f"reads {size_text(rebuild.read_bytes)} (from nothing {size_text(rebuild.clean_read_bytes)})"
@@ -115,8 +117,14 @@ def _amount(amount: Amount) -> str:
     return f"{count(amount.tensors, 'tensor')} of {size_text(amount.bytes)}"
 
 
-def diff_json(found: Difference) -> dict[str, Any]:
+def _lone(found: Lone) -> str:
+    return "added" if found.is_added else "removed"
+
+
+def diff_json(found: Difference | Lone) -> dict[str, Any]:
     """The same as JSON-able values; docs/diff.md describes them."""
+    if isinstance(found, Lone):
+        return {"format": DIFF_FORMAT, "recipe": found.name, "same": False, "is": _lone(found)}
     rebuild = found.rebuild
     return {
         "format": DIFF_FORMAT,
@@ -128,17 +136,20 @@ def diff_json(found: Difference) -> dict[str, Any]:
         "added": list(found.added),
         "removed": list(found.removed),
         "files": list(found.files),
+        "inputs": list(found.inputs),
         "rebuild": {
             "computed": rebuild.computed._asdict(),
             "reused": rebuild.reused._asdict(),
             "read_bytes": rebuild.read_bytes,
             "clean_read_bytes": rebuild.clean_read_bytes,
-        },
+        }
+        if rebuild
+        else None,
     }
 
 
 def _side(side: Any) -> dict[str, Any]:
-    return {"name": side.label, "plan": side.plan.hash(), "method": side.plan.method}
+    return {"name": side.label, "plan": side.hash, "method": side.method}
 
 
 def _cause(cause: Cause) -> dict[str, Any]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mergec.compiler.lower import scopes_of
 from mergec.compiler.resolved import Setting
+from mergec.compiler.sides import Side
 from mergec.recipe.compare import ABSENT, Change
 from mergec.recipe.settings import Choice, Resolved
-
-if TYPE_CHECKING:
-    from mergec.compiler.diff import Side
 
 
 class Idle(NamedTuple):
@@ -51,7 +49,8 @@ def why_idle(old: Side, new: Side, change: Change, untouched: Sequence[str], has
 
 def _other(new: Side, change: Change) -> Idle:
     if change.sort == "order" and change.name in ("", "steps"):
-        return Idle(f"{new.analysis.method.name} adds models up in the order of their ids", (), is_wording=True)
+        name = new.analysis.method.name if new.analysis else ""
+        return Idle(f"{name} adds models up in the order of their ids", (), is_wording=True)
     if change.sort == "order":
         return Idle("no tensor is matched by entries that changed places", (), is_wording=True)
     if change.sort == "model":
@@ -82,10 +81,8 @@ def _both(before: Mapping[Setting, Resolved], now: Mapping[Setting, Resolved], s
 def _unreached(old: Side, new: Side, change: Change) -> Idle:
     """Why no tensor has another value."""
     choices = [c for side, place in zip((old, new), change.entries, strict=True) for c in _at(side, place)]
-    names = [
-        *new.settings,
-        *(ref.name for part in new.analysis.parts for row in part.inventory.rows.values() for ref in row),
-    ]
+    parts = new.analysis.parts if new.analysis else ()
+    names = {*new.settings, *(ref.name for part in parts for row in part.inventory.rows.values() for ref in row)}
     filters = dict.fromkeys(choice.filter for choice in choices if choice.filter is not None)
     for pattern in filters:
         if not any(pattern in name for name in names):
@@ -98,7 +95,7 @@ def _unreached(old: Side, new: Side, change: Change) -> Idle:
 
 
 def _at(side: Side, place: object) -> Iterator[Choice]:
-    for part in side.analysis.parts:
+    for part in side.analysis.parts if side.analysis else ():
         for scope in scopes_of(part.bound):
             for choices in scope.values():
                 yield from (choice for choice in choices if choice.place == place)

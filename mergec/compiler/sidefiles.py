@@ -99,7 +99,7 @@ def artifact_files(bound: Bound, shards: Sequence[Shard]) -> tuple[SideFile, ...
 
 
 def _beside(bound: Bound, file: str) -> Path:
-    return Path(bound.recipe.document.file).parent / file
+    return bound.recipe.document.folder / file
 
 
 def _copied(donor: Model, tokenizer: Model) -> Iterable[tuple[str, str]]:

@@ -240,7 +240,12 @@ def _side_files(folder: Path) -> dict[str, str]:
 
 
 def small_file_digest(path: str) -> str:
-    """The SHA-256 of a small file; of one on the hub its address, which names the commit. Raises InputError."""
+    """The SHA-256 of a small file; of one on the hub its address, which names the commit. Raises InputError.
+
+    Of a file that is known by its digest alone (`sha256:...`, as locks have it) that digest.
+    """
+    if path.startswith("sha256:"):
+        return path.removeprefix("sha256:")
     if "://" in path:
         return path
     try:

@@ -35,19 +35,30 @@ class _Part(BaseModel):
 
 
 class LockedFile(_Part):
-    """A weight file of an input: its size, and the SHA-256 of its header and of all of it."""
+    """A weight file of an input: its size, and the SHA-256 of its header and of all of it if the merge reads it.
+
+    `data` is where its tensors begin, `layout` what is in it: a key of the recipe's `layouts`.
+    """
 
     bytes: Bytes
     header: Digest
-    sha256: Digest
+    sha256: Digest | None = None
+    data: Bytes | None = None
+    layout: str | None = None
 
 
 class LockedModel(_Part):
-    """A model as the recipe names it: what it is used for, the hub's commit, its weight files by name."""
+    """A model as the recipe names it: what it is used for, the hub's commit, its weight files by name.
+
+    With its config and the files `beside` its weights - with the digests of those that are copied, "" for others - it
+    can be compiled without being there.
+    """
 
     role: str
     commit: str | None = None
     files: Mapping[FileName, LockedFile]
+    config: Mapping[str, Any] | None = None
+    beside: Mapping[FileName, str] | None = None
 
 
 class LockedTensor(_Part):
@@ -64,10 +75,15 @@ class LockedTensor(_Part):
 
 
 class LockedRecipe(_Part):
-    """One recipe: its hash, the names and digests of what it reads, every tensor it makes, and by which graphs."""
+    """One recipe: its hash, the names and digests of what it reads, every tensor it makes, and by which graphs.
+
+    `text` are the recipe's lines, `layouts` what is in the models' files: with them it can be compiled again.
+    """
 
     plan: Digest
     method: str
+    text: tuple[str, ...] = ()
+    layouts: Mapping[str, tuple[str, ...]] | None = None
     overrides: tuple[tuple[str, str], ...] = ()
     models: Mapping[str, LockedModel]
     graphs: Mapping[str, tuple[str, ...]]

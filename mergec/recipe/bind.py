@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mergec.errors import Place, Problem, UsageError, count, did_you_mean
@@ -302,7 +301,7 @@ class _Binder:
             what = f"{self.method.name} makes one dense model, which needs no router"
             place, hint = self.document.key_place(("router",)), f"remove it; artifacts are made by {makers}"
             self.problems.append(Problem(place, "E643", what, hint))
-        elif router.file is not None and not (Path(self.document.file).parent / router.file).is_file():
+        elif router.file is not None and not (self.document.folder / router.file).is_file():
             place = self.document.place(("router", "file"))
             self.problems.append(
                 Problem(place, "E644", f"no file '{router.file}' beside the recipe", "paths count from the recipe")

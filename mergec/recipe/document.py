@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 from typing import Any, TypeAlias
 
 from mergec.errors import Place, Problem, RecipeError
@@ -27,6 +28,13 @@ class Document:
     keys: Mapping[Path, Place]
     stages: tuple[Document, ...] = ()
     """The file's other documents, each with a `name`, in the order of the file."""
+    beside: FilePath | None = None
+    """The folder that paths count from, where it is not the file's own."""
+
+    @property
+    def folder(self) -> FilePath:
+        """What paths in the recipe count from."""
+        return self.beside or FilePath(self.file).parent
 
     def place(self, path: Path) -> Place:
         """Where the value at a path stands; the nearest value around it if the path does not exist."""
@@ -67,15 +75,16 @@ class Document:
         )
 
 
-def parse(text: str, file: str) -> Document:
+def parse(text: str, file: str, beside: FilePath | None = None) -> Document:
     """Parse a recipe: one YAML document, or several of which all but the result have a `name`.
 
+    A text that is not of this name in the working tree says in which folder it would lie `beside` the models.
     Raises RecipeError with codes E001 to E009.
     """
     if len(text.encode()) > MAX_TEXT_BYTES:
         raise too_large(file)
     roots = _compose(text, file)
-    documents = [_document(root, text, file) for root in roots or [None]]
+    documents = [replace(_document(root, text, file), beside=beside) for root in roots or [None]]
     return documents[0] if len(documents) == 1 else _result(documents)
 
 
