@@ -16,7 +16,7 @@ from mergec.graph import Plan
 from mergec.io import revisions as git
 from mergec.io.lockfile import LOCK_NAME, LockFile, parse_lock, read_lock
 from mergec.recipe.document import parse
-from mergec.recipe.load import decoded, read_bytes
+from mergec.recipe.source import decoded, read_bytes
 
 _RECIPE = re.compile(rb"^[\"']?merge_method[\"']?\s*:", re.MULTILINE)
 _SUFFIXES = (".yml", ".yaml")
