@@ -265,7 +265,7 @@ def plan_of(
 
 def _is_plain(model: Model) -> bool:
     """Whether the tensors of a model are those of its files; it is no stage, no adapter and not quantised."""
-    return bool(model.checkpoint.files) and not model.sources
+    return bool(model.checkpoint.files) and model.sources is None
 
 
 def _refuse_other_models(analysis: Analysis, statistic: str) -> None:
