@@ -209,7 +209,7 @@ def outcome(command: Sequence[str]) -> str:
     """Run a command of mergec in this process; what is wrong with how it ended."""
     from mergec.cli.main import _run
 
-    out, err = io.StringIO(), io.StringIO()
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.monotonic()
     signal.alarm(MOST_SECONDS + 1)
@@ -229,7 +229,14 @@ def outcome(command: Sequence[str]) -> str:
         return f"took {time.monotonic() - start:.1f} s"
     if grown > MOST_MEGABYTES:
         return f"took {grown:.0f} MiB"
-    return _wrong_end(code, out.getvalue(), err.getvalue())
+    return _wrong_end(code, _written(out), _written(err))
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode("utf-8", "replace")
 
 
 def _wrong_end(code: int, out: str, err: str) -> str:

@@ -430,7 +430,7 @@ class Plan:
             "statistics": [asdict(statistic) for statistic in self.statistics],
             **_checkpoints_json(self.checkpoints),
         }
-        return json.dumps(document, separators=(",", ":"))
+        return json.dumps({**document, "digest": _digest(json.dumps(document))}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -438,6 +438,8 @@ class Plan:
         document = json.loads(text)
         if not isinstance(document, dict) or document.get("format") != PLAN_FORMAT:
             raise ValueError(f"not a plan of format {PLAN_FORMAT}")
+        if document.pop("digest", None) != _digest(json.dumps(document)):
+            raise ValueError("it was changed after it was made")
         files = tuple(SourceFile(**source) for source in document["files"])
         return cls(
             name=document["name"],

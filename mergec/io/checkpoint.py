@@ -184,8 +184,8 @@ def read_index(path: Path, present: Iterable[str]) -> dict[str, str]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError("E306", f"{path} has no weight_map", "it should map each tensor to a file")
-    strange = next((file for file in weight_map.values() if not isinstance(file, str)), None)
-    for file in [strange] if strange is not None else sorted(set(weight_map.values())):
+    strange = [file for file in weight_map.values() if not isinstance(file, str)]
+    for file in strange or sorted(set(weight_map.values())):
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(_READABLE):
             tensor = next(name for name, where in weight_map.items() if where == file)
             what = f"{path} places {tensor!r} in {file!r}, expected a weight file of the same folder"
@@ -214,7 +214,7 @@ def read_json(path: Path, **default: Any) -> Any:
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise InputError("E308", f"{path} is too large to be what it should be")
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         if "missing" in default:
             return default["missing"]
@@ -227,6 +227,14 @@ def read_json(path: Path, **default: Any) -> Any:
         raise InputError("E308", f"{path} is not JSON: {error}", "fetch or copy it again") from None
     if not isinstance(value, dict):
         raise InputError("E308", f"{path} is not a JSON object", "fetch or copy it again")
+    return value
+
+
+def parse_json(data: bytes) -> Any:
+    r"""A JSON document; raises ValueError where it is none, or spells half a character (\ud800) that no text holds."""
+    value = json.loads(data)
+    if b"\\u" in data.lower():
+        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError, a ValueError
     return value
 
 
