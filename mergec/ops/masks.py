@@ -37,19 +37,26 @@ def stands_out(delta: Tensor, joint: Tensor, *, threshold: float) -> Tensor:
     return delta.abs() > threshold * (joint - delta).abs()
 
 
-@op("map", "delta* -> mask", scratch_bytes=24)
-def wanted(*deltas: Tensor, thresholds: tuple[float, ...], least: int) -> Tensor:
-    """Whether at least `least` tasks take the sum of the deltas at an entry, each by its TALL mask.
+@op("map", "delta delta* -> mask", scratch_bytes=24)
+def wanted(joint: Tensor, *deltas: Tensor, thresholds: tuple[float, ...], least: int) -> Tensor:
+    """Whether at least `least` tasks take a joint delta at an entry, each by its TALL mask.
 
     Wang et al., arXiv:2405.07813, section 4.
     """
     import torch
 
-    joint = total(deltas)
-    count = torch.zeros_like(joint, dtype=torch.int8)
+    count = torch.zeros_like(joint, dtype=torch.int16)
     for delta, threshold in zip(deltas, thresholds, strict=True):
         count += delta.abs() > threshold * (joint - delta).abs()
     return count >= least
+
+
+@op("map", "weight weight mask -> weight", scratch_bytes=0)
+def revert(merged: Tensor, base: Tensor, mask: Tensor) -> Tensor:
+    """The merged tensor where the mask holds, the base elsewhere."""
+    import torch
+
+    return torch.where(mask, merged, base)
 
 
 @op("map", "delta* -> delta", scratch_bytes=16)

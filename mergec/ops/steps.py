@@ -97,7 +97,7 @@ def trim_ranked(
 @step(keep="wanted")
 def trim_wanted(working: Deltas, *, mask_lambda: Each[MaskLambda] = each(0.4), agreement: Agreement = 2) -> Trimmed:
     """Keep the entries of all deltas that at least `agreement` models take of their sum, by their TALL masks."""
-    mask = masks.wanted(*working.deltas, thresholds=tuple(mask_lambda), least=agreement)
+    mask = _wanted(masks.join(*working.deltas), working.deltas, mask_lambda, agreement)
     return Trimmed(working.base, _masked(working.deltas, mask), working.deltas, None)
 
 
@@ -110,6 +110,13 @@ def trim_trusted(working: Deltas, *, quantile: Quantile = 0.99, scope: Extent = 
     if scope == "model":
         limit = over_model(limit, name="limit of the entanglement")
     return Trimmed(working.base, _masked(working.deltas, masks.below(wide, limit)), working.deltas, None)
+
+
+def _wanted(joint: Node, deltas: Sequence[Node], mask_lambda: Sequence[float], agreement: int) -> Node:
+    if agreement > len(deltas):
+        what = f"{agreement} models are to agree, and the merge has {len(deltas)}"
+        raise ParameterError("agreement", what, f"expected {len(deltas)} or less")
+    return masks.wanted(joint, *deltas, thresholds=tuple(mask_lambda), least=agreement)
 
 
 def _masked(deltas: Sequence[Node], mask: Node) -> tuple[Node, ...]:
@@ -204,3 +211,17 @@ def post_svc(working: Merged, alpha: CalibrationAlpha = 0.1, as_matrix: AsMatrix
         return working
     calibrated = calibrate_singular(basic.diff(working.result, base), *working.deltas, alpha=alpha)
     return Merged(fuse.fuse_sum(base, calibrated, weights=(), normalize=False, factor=1.0))
+
+
+@step(by="consensus_mask")
+def post_consensus_mask(working: Merged, mask_lambda: MaskLambda = 0.4, agreement: Agreement = 2) -> Merged:
+    """Go back to the base in entries that fewer than `agreement` models take of the merged delta (consensus).
+
+    A model takes an entry where its TALL mask holds: |d_i| > mask_lambda * |merged delta - d_i|, d_i = x_i - base.
+    After ties with aggregate: sum this is consensus TIES. Wang et al., arXiv:2405.07813, section 4.
+    """
+    base, result = working.base, working.result
+    if base is None or result is base:
+        return working
+    mask = _wanted(basic.diff(result, base), working.deltas, [mask_lambda] * len(working.deltas), agreement)
+    return Merged(masks.revert(result, base, mask))

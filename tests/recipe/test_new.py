@@ -13,7 +13,7 @@ from mergec.recipe.new import method_text, recipe_text
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(name for name, method in methods().items() if method.build.__module__.startswith("mergec.ops.methods."))
-OTHERS = ("pipeline", "svc")  # a list of steps, and a pass after a method
+OTHERS = ("pipeline", "svc", "consensus_mask")  # a list of steps, and passes after a method
 
 
 def test_the_folder_holds_one_recipe_per_method() -> None:
