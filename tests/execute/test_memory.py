@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -111,6 +112,31 @@ def test_whole_matrices_take_no_more_than_their_scratch(method: str, shape: tupl
     plan = mergec.compile(write_recipe(tmp_path, method, others, parameters=parameters, base_model=base), workers=2)
     peak = peak_of(lambda: plan.run(tmp_path / "out", device="cpu"))
     assert peak < plan.memory.peak_bytes
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_factors_of_an_adapter_are_in_the_promise(workers: int, tmp_path: Path) -> None:
+    """An embedding whose factors are larger than itself, and blocks of float8."""
+    shape = {"w": (2048, 2048), "model.embed_tokens": (100_000, 64)}
+    tensors = {f"{name}.weight": torch.ones(size, dtype=torch.bfloat16) for name, size in shape.items()}
+    scales = {"v.weight": torch.ones(2048, 2048).to(torch.float8_e4m3fn), "v.weight_scale_inv": torch.ones(128, 128)}
+    (tmp_path / "base").mkdir()
+    save_file(tensors | scales, tmp_path / "base/model.safetensors")
+    scheme = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    (tmp_path / "base/config.json").write_text(json.dumps({"quantization_config": scheme}))
+    (tmp_path / "a").mkdir()
+    factors = {
+        "w.lora_A.weight": (64, 2048),
+        "w.lora_B.weight": (2048, 64),
+        "model.embed_tokens.lora_embedding_A": (192, 100_000),
+        "model.embed_tokens.lora_embedding_B": (64, 192),
+    }
+    made = {f"base_model.model.{name}": torch.ones(size) / 100 for name, size in factors.items()}
+    save_file(made, tmp_path / "a/adapter_model.safetensors")
+    pattern = {"embed_tokens": 192}
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 64, "rank_pattern": pattern}))
+    plan = mergec.compile(write_recipe(tmp_path, "passthrough", ["base+a"]), workers=workers)
+    assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
 
 
 @pytest.mark.parametrize("method", ["ties", "slerp", "model_stock"])
