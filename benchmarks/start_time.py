@@ -17,6 +17,7 @@ def main() -> None:
         for label in ("base", "a", "b"):
             write_headers(folder / label, shapes, per_shard=75)
         (folder / "ties.yml").write_text(recipe("ties", "ab", {"weight": 0.5, "density": [0.3, 0.8]}))
+        (folder / "new.yml").write_text(recipe("ties", "ab", {"weight": 0.5, "density": [0.3, 0.7]}))
         commands = {
             "--help": (["--help"], 0.3),
             "fmt": (["fmt", "--diff", "ties.yml"], 0.4),
@@ -24,10 +25,11 @@ def main() -> None:
             "check": (["check", "ties.yml"], 1.5),
             "plan": (["plan", "ties.yml"], 1.5),
             "explain": (["explain", "ties.yml", "model.layers.7.mlp.up_proj.weight"], 1.5),
+            "diff": (["diff", "ties.yml", "new.yml"], 1.5),
         }
         rows = []
         for label, (arguments, limit) in commands.items():
-            found = median([measure(mergec(*arguments), folder) for _ in range(REPEATS)])
+            found = median([measure(mergec(*arguments), folder, codes=(0, 1)) for _ in range(REPEATS)])
             rows.append([label, f"{found.seconds:.2f} s", f"{limit:.1f} s", f"{found.peak_mib:.0f} MiB"])
     print("\n".join(table(["command", "median", "limit", "peak"], rows)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mergec.compiler.compile import Options, analyse, compile_analysis
 from mergec.compiler.idle import Idle, why_idle
@@ -21,13 +21,26 @@ from mergec.recipe.document import Document
 from mergec.recipe.settings import Resolved
 
 
+class Shift(NamedTuple):
+    """Tensors for which a setting has another value now; None where it has none."""
+
+    setting: Setting
+    old: Any
+    new: Any
+    tensors: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Cause:
-    """A value that differs: which tensors change by it, and of those that do not although they have it, why not."""
+    """A value that differs: which tensors change by it, and of those that do not although they have it, why not.
+
+    `shifts` are the values that settings have for the tensors that change.
+    """
 
     change: Change
     changed: tuple[str, ...]
     idle: tuple[Idle, ...]
+    shifts: tuple[Shift, ...] = ()
 
 
 class Amount(NamedTuple):
@@ -134,23 +147,37 @@ class _Finder:
         self.old, self.new, self.keys, self.changed, self.is_alone = old, new, keys, changed, is_alone
 
     def cause(self, change: Change) -> Cause:
+        shifts = tuple(self._shifts(change))
         if change.sort == "setting" or (change.sort == "order" and change.name not in ("", "steps")):
-            touched = [name for name in self.new.tensors if name in self.old.tensors and self._is_touched(name, change)]
+            found = {name for one in shifts for name in one.tensors}
+            touched = [name for name in self.new.tensors if name in found]
         else:
             isolated = self._isolated(change)
             touched = [name for name in self.new.tensors if name in isolated]
         changed = tuple(name for name in touched if name in self.changed)
         untouched = [name for name in touched if name not in self.changed]
-        return Cause(change, changed, tuple(why_idle(self.old, self.new, change, untouched, bool(changed))))
+        idle = tuple(why_idle(self.old, self.new, change, untouched, bool(changed)))
+        return Cause(change, changed, idle, tuple(one for each in shifts if (one := self._of_changed(each)).tensors))
 
-    def _is_touched(self, name: str, change: Change) -> bool:
-        """Whether a tensor has another value of a setting, and takes one of them from where the recipes differ."""
-        before, now = self.old.settings_of(name), self.new.settings_of(name)
-        return any(
-            _is_from(before.get(setting), now.get(setting), change, setting)
-            for setting in before.keys() | now.keys()
-            if _value(before.get(setting)) != _value(now.get(setting))
-        )
+    def _of_changed(self, shift: Shift) -> Shift:
+        return shift._replace(tensors=tuple(name for name in shift.tensors if name in self.changed))
+
+    def _shifts(self, change: Change) -> Iterator[Shift]:
+        """The tensors that have another value of a setting, and take one of them from where the recipes differ."""
+        found: dict[tuple[Setting, str, str], Shift] = {}
+        known: dict[tuple[int, int], list[tuple[Setting, Any, Any]]] = {}
+        for name in self.new.tensors:
+            if name not in self.old.tensors:
+                continue
+            before, now = self.old.settings_of(name), self.new.settings_of(name)
+            key = (id(before), id(now))  # tensors that agree share their settings
+            if key not in known:
+                known[key] = list(_shifted(before, now, change))
+            for setting, old, new in known[key]:
+                at = (setting, repr(old), repr(new))
+                shift = found.setdefault(at, Shift(setting, old, new, ()))
+                found[at] = shift._replace(tensors=(*shift.tensors, name))
+        yield from found.values()
 
     def _isolated(self, change: Change) -> frozenset[str]:
         """The tensors that change by one key of the recipe alone: those that change when it is set back."""
@@ -173,8 +200,14 @@ class _Finder:
         return replace(now, value={name: value for name, value in now.value.items() if name != key})
 
 
-def _value(found: Resolved | None) -> str:
-    return "" if found is None else repr(found.value)
+def _shifted(
+    before: Mapping[Setting, Resolved], now: Mapping[Setting, Resolved], change: Change
+) -> Iterator[tuple[Setting, Any, Any]]:
+    for setting in dict.fromkeys((*now, *before)):
+        old, new = before.get(setting), now.get(setting)
+        before_it, now_it = (one.value if one else None for one in (old, new))
+        if repr(before_it) != repr(now_it) and _is_from(old, new, change, setting):
+            yield setting, before_it, now_it
 
 
 def _is_from(before: Resolved | None, now: Resolved | None, change: Change, setting: Setting) -> bool:

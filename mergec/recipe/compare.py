@@ -7,6 +7,7 @@ same item. Order is an item of its own where it can have a meaning.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from mergec.errors import Place
 from mergec.recipe.document import Document, Path
+from mergec.recipe.layout import comments
 
 Key: TypeAlias = tuple[str, ...]
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
@@ -227,3 +229,50 @@ def _setting(value: Any, key: Key, path: Path, label: str) -> Iterator[tuple[Key
         yield (*key, tag), Item(called, inner, at, "setting")
     if len(order) > 1:
         yield (*key, "[order]"), Item(f"order of the entries of {label}", _Order(order), path, "order")
+
+
+def rewordings(old: Document, new: Document) -> list[tuple[str, Place]]:
+    """What is written otherwise and says the same: comments, the order of keys, the spelling of values."""
+    found = []
+    for words, others, what, document in (
+        (comments(new.text), comments(old.text), "comment added", new),
+        (comments(old.text), comments(new.text), "comment removed", old),
+    ):
+        for text in Counter(words) - Counter(others):
+            found.append((f"{what}: {text}", _place_of(text, document)))
+    for path, place in new.values.items():
+        before, now = _at(old.value, path), _at(new.value, path)
+        if path not in old.values or not is_same(before, now):
+            continue
+        if isinstance(now, dict) and list(before) != list(now):
+            found.append((f"order of keys: {', '.join(now)}", place))
+        elif not isinstance(now, (dict, list)):
+            texts = [_written(one, one.place(path)) for one in (old, new)]
+            if texts[0] != texts[1]:
+                found.append((f"written {texts[1]}, was {texts[0]}", place))
+    return sorted(found, key=lambda one: _position(one[1]))
+
+
+def _place_of(text: str, document: Document) -> Place:
+    lines = document.text.splitlines()
+    line = next((number for number, one in enumerate(lines) if text in one), 0)
+    return Place(document.file, line + 1, lines[line].find(text) + 1)
+
+
+def _at(value: Any, path: Path) -> Any:
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):  # brought in by a merge key
+            return ABSENT
+    return value
+
+
+_SCALAR = re.compile(r"""'[^']*'|"[^"]*"|[^\s,#\]}]+""")
+
+
+def _written(document: Document, place: Place) -> str:
+    """A plain or quoted value as it stands in the text."""
+    lines = document.text.splitlines()
+    match = _SCALAR.match(lines[place.line - 1], place.column - 1) if place.line <= len(lines) else None
+    return match[0] if match else ""

@@ -161,3 +161,19 @@ def test_outside_of_a_repository_there_is_no_revision(tmp_path: Path, monkeypatc
     called = mergec("diff")
     assert called.code == 2
     assert called.err.startswith("mergec: error[E611]: git rev-parse: not a git repository")
+
+
+def test_the_readme_shows_what_diff_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    recipe = tmp_path / "examples" / "quickstart" / "ties.yml"
+    shutil.copytree(root / "examples" / "quickstart", recipe.parent)
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    git("add", str(recipe))
+    git("commit", "-qm", "first")
+    lines = recipe.read_text().splitlines()
+    lines[13] = lines[13].replace("0.4", "[{filter: mlp, value: [0.4, 0.6]}, {value: 0.4}]")
+    lines.insert(21, "seed: 7")
+    recipe.write_text("\n".join(lines))
+    called = mergec("diff", "examples/quickstart/ties.yml")
+    assert f"$ mergec diff examples/quickstart/ties.yml\n{called.out}```" in (root / "README.md").read_text()

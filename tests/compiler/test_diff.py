@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,93 @@ def test_a_recipe_that_is_wrong_cannot_be_compared(compare: Compare, tmp_path: P
     called = mergec("diff", "old.yml", "new.yml")
     assert called.code == 2
     assert "new.yml:5:31: error[E202]" in called.err
+
+
+def text(*arguments: str) -> str:
+    return mergec("diff", *arguments, "old.yml", "new.yml").out
+
+
+def test_a_gradient_shows_its_values_in_each_layer(compare: Compare) -> None:
+    found = compare(("density: 0.5", "density: [0.5, 0.25]"))
+    (cause,) = found["causes"]
+    values = {value["new"]: (value["old"], value["model"]) for value in cause["values"]}
+    assert values == {0.25: (0.5, "a")}  # the first layer, and what lies outside of the layers, keep 0.5
+    assert found["changed"] == [name for name in found["changed"] if "layers.1" in name]
+    compare(("weight: 0.5", "weight: [0.25, 0.75]"))
+    assert """
+values
+  weight of a
+    layer  0     1
+    was    0.5   0.5
+    is     0.25  0.75
+""" in text()
+
+
+def test_a_knot_has_its_own_place(compare: Compare) -> None:
+    body = BODY.replace("density: 0.5}", "density: [0.5, 0.5, 0.25]}", 1)
+    (cause,) = compare(("0.25", "0.3"), body=body)["causes"]
+    assert cause["new_place"]["column"] == BODY.splitlines()[4].index("density: ") + 9 + len("[0.5, 0.5, ") + 1
+    assert "knot 3 of 3: 0.25 -> 0.3" in text()
+
+
+def test_folded_names_are_exact_and_counts_are_said(compare: Compare) -> None:
+    compare(("value: 0.3", "value: 0.4"))
+    assert "effect: 2 of 9 tensors change, 192 B of " in text()
+    assert "\n  model.layers.{0-1}.mlp.down_proj.weight\n" in text()
+    assert text("--stat").startswith("old.yml -> new.yml  2 of 9 tensors change, 192 B of ")
+    assert text("--stat").count("\n") == 1
+
+
+def test_tensors_are_listed_one_by_one_with_what_changes_them(compare: Compare) -> None:
+    compare(("value: 0.3", "value: 0.4"))
+    listed = [
+        line.split("  ") for line in text("--tensors", "*layers.1*").splitlines() if line.startswith("  model.layers")
+    ]
+    states = {row[1]: [cell.strip() for cell in row[2:] if cell.strip()] for row in listed}
+    assert states["model.layers.1.mlp.down_proj.weight"] == ["float32 [4, 6]", "changes", "weight of b 0.3 -> 0.4"]
+    assert states["model.layers.1.input_layernorm.weight"][1] == "as it was"
+    assert mergec("diff", "--tensors", "none", "old.yml", "new.yml").code == 2
+
+
+def test_every_value_is_shown_on_demand(compare: Compare) -> None:
+    compare(("value: 0.3", "value: 0.4"))
+    assert "weight of b: 0.3 -> 0.4" not in text()
+    assert "  weight of b: 0.3 -> 0.4\n    model.layers.{0-1}.mlp.down_proj.weight\n" in text("--params")
+
+
+def test_wording_is_shown_on_demand(compare: Compare) -> None:
+    compare(
+        ("density: 0.5}", "density: .5} # half"),
+        ("merge_method: ties\nbase_model: base\n", "base_model: base\nmerge_method: ties\n"),
+    )
+    assert "text only" not in text()
+    shown = text("--text")
+    assert re.search(r"comment added: # half +new.yml:5:44", shown)
+    assert re.search(r"written \.5, was 0\.5 +new.yml:5:40", shown)
+    assert "order of keys: base_model, merge_method" in shown
+
+
+def test_markdown_holds_the_cause_the_effect_and_the_rebuild(compare: Compare) -> None:
+    compare(("value: 0.3", "value: 0.4"))
+    shown = text("--markdown")
+    assert shown.startswith("### `new.yml`: 2 of 9 tensors change, ")
+    assert "| `models[1].weight (filter 'mlp')` | `b` | `0.3 -> 0.4` | `new.yml:7:48` |" in shown
+    assert "```text\n  model.layers.{0-1}.mlp.down_proj.weight\n```" in shown
+    assert "rebuild: 2 tensors of 192 B computed" in shown
+
+
+def test_the_other_way_round_is_the_mirror_image(compare: Compare) -> None:
+    found = compare(("value: 0.3", "value: 0.4"), ("density: 0.5", "density: 0.7"))
+    back = json.loads(mergec("diff", "--json", "new.yml", "old.yml").out)
+    assert set(back["changed"]) == set(found["changed"])
+    assert [(one["old"], one["new"]) for one in back["causes"]] == [(one["new"], one["old"]) for one in found["causes"]]
+
+
+def test_the_documented_keys_are_those_of_the_json(compare: Compare) -> None:
+    found = compare(("value: 0.3", "value: 0.4"))
+    page = (Path(__file__).parents[2] / "docs" / "diff.md").read_text()
+    documented = re.findall(
+        r"`(\.?\w+)`", " ".join(re.findall(r"^\| (.*?) \|", page.partition("## JSON")[2], re.MULTILINE))
+    )
+    assert {name for name in documented if name[0] != "."} == found.keys()
+    assert {name[1:] for name in documented if name[0] == "."} <= found["causes"][0].keys()
