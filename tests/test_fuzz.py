@@ -57,3 +57,12 @@ def test_a_plan_that_was_edited_is_refused(here: Path) -> None:
     assert called.code == 2
     assert "E504" in called.err
     assert "it was changed after it was made" in called.err
+
+
+def test_layers_beyond_all_counting_are_refused(here: Path) -> None:
+    (here / "r.yml").write_text(
+        f"merge_method: passthrough\nslices: [sources: [{{model: a, layer_range: [0, {2**70}]}}]]\n"
+    )
+    called = mergec("check", "r.yml")
+    assert called.code == 2
+    assert "expected a number less than or equal to 100000" in called.err

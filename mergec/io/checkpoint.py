@@ -232,7 +232,7 @@ def read_json(path: Path, **default: Any) -> Any:
 
 def parse_json(data: bytes) -> Any:
     r"""A JSON document; raises ValueError where it is none, or spells half a character (\ud800) that no text holds."""
-    value = json.loads(data)
+    value = json.loads(data.decode("utf-8-sig"))  # given bytes, json lets half characters pass
     if b"\\u" in data.lower():
         json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError, a ValueError
     return value

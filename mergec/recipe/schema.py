@@ -64,7 +64,7 @@ class ModelEntry(_Strict):
         return self.id or self.model
 
 
-LayerRange: TypeAlias = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+LayerRange: TypeAlias = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(min_length=2, max_length=2)]
 
 
 class SourceEntry(ModelEntry):
