@@ -163,7 +163,8 @@ def index_text(outputs: Sequence[Output], shards: Sequence[Shard]) -> str:
 
 def _card(recipe: Recipe, method: Method, recipe_text: str) -> str:
     """The model card: its metadata, how the merge was made, and the recipe."""
-    hub_ids = [name for name in recipe.references if name.count("/") == 1 and not name.startswith((".", "/", "~"))]
+    named = dict.fromkeys(part for reference in recipe.references for part in reference.split("+"))
+    hub_ids = [name for name in named if name.count("/") == 1 and not name.startswith((".", "/", "~"))]
     bases = "".join(f"- {name.partition('@')[0]}\n" for name in hub_ids)
     head = f"base_model:\n{bases}" if bases else ""
     listed = "\n".join(f"- `{model}`" for model in dict.fromkeys(entry.model for _, entry in recipe.entries))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from recipes_fixtures import CONFIG, SHAPES, Called, mergec, tensors_of, write_model
+from recipes_fixtures import CONFIG, SHAPES, Called, mergec, safetensors_bytes, tensors_of, write_model
 
 pytest.importorskip("huggingface_hub")
 
@@ -189,6 +189,26 @@ def test_a_plan_reads_headers_and_names_the_commits(run: Run, hub: Hub, tmp_path
             assert all(one.end is not None and one.end <= max(header, 256 * 1024) for one in ranges)
     fetched = {one.path.rpartition("/")[2] for one in hub.requests if "/org/" in one.path and one.begin is None}
     assert fetched == {"a", "v1", "config.json", "model.safetensors.index.json"}
+
+
+@pytest.mark.parametrize("reference", ["org/a+org/lora@v2", "org/lora@v2"])
+def test_an_adapter_on_the_hub_is_read_beside_its_model(reference: str, run: Run, hub: Hub, tmp_path: Path) -> None:
+    lora, name = tmp_path / "hub/lora", "base_model.model.model.layers.0.self_attn.q_proj"
+    lora.mkdir()
+    factors = {f"{name}.lora_A.weight": ("float32", (2, 4)), f"{name}.lora_B.weight": ("float32", (4, 2))}
+    (lora / "adapter_model.safetensors").write_bytes(safetensors_bytes(factors))
+    (lora / "adapter_config.json").write_text(json.dumps({"r": 2, "base_model_name_or_path": "org/a"}))
+    hub.repos["org/lora"] = {"v2": (OLD, lora), OLD: (OLD, lora)}
+    recipe = f"merge_method: passthrough\nmodels: [{{model: {reference}}}]\n"
+    (tmp_path / "work/hub.yml").write_text(recipe)
+    (tmp_path / "work/local.yml").write_text(recipe.replace(reference, f"{tmp_path}/hub/a+{lora}"))
+    assert run("run", "hub.yml", "out", "-q") == Called(0, "", "")
+    assert mergec("run", tmp_path / "work/local.yml", tmp_path / "work/local", "-q") == Called(0, "", "")
+    made = (tmp_path / "work/out/model.safetensors").read_bytes()
+    assert made == (tmp_path / "work/local/model.safetensors").read_bytes()
+    assert made != (tmp_path / "hub/a/model.safetensors").read_bytes()
+    card = (tmp_path / "work/out/README.md").read_text()
+    assert "- org/lora\n" in card.split("---")[1]
 
 
 def test_a_header_longer_than_the_first_request_takes_one_more(run: Run, hub: Hub, tmp_path: Path) -> None:
