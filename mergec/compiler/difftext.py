@@ -85,7 +85,8 @@ def _values(cause: Cause) -> str:
         return "changed"
     if change.sort in ("model", "step", "slice"):
         added = change.old is ABSENT
-        return f"{'added' if added else 'removed'} {change.new if added else change.old}".rstrip()
+        name = "" if change.sort == "model" else change.new if added else change.old
+        return f"{'added' if added else 'removed'} {name}".rstrip()
     old, new = change.old, change.new
     if len(change.knots) == 1:
         (knot,) = change.knots

@@ -33,6 +33,8 @@ _KEYS = {
     "model": "both names stand for the same files",
 }
 
+_OF_FILES = ("tokenizer_source", "base_model", "router", "file", "scores", "rank", "rule", "top_k")
+
 
 def why_idle(old: Side, new: Side, change: Change, untouched: Sequence[str], has_effect: bool) -> Iterator[Idle]:
     """The reasons, each with its tensors; `untouched` have another value, and the same bytes."""
@@ -43,7 +45,7 @@ def why_idle(old: Side, new: Side, change: Change, untouched: Sequence[str], has
         yield from (Idle(why, tuple(names)) for why, names in groups.items())
         if not untouched and not has_effect:
             yield _unreached(old, new, change)
-    elif not has_effect:
+    elif not has_effect and not (change.name in _OF_FILES and old.files != new.files):
         yield _other(new, change)
 
 
@@ -95,7 +97,8 @@ def _unreached(old: Side, new: Side, change: Change) -> Idle:
 
 
 def _at(side: Side, place: object) -> Iterator[Choice]:
-    for part in side.analysis.parts if side.analysis else ():
+    analyses = (side.analysis, *side.analysis.stages.values()) if side.analysis else ()
+    for part in (part for one in analyses for part in one.parts):
         for scope in scopes_of(part.bound):
             for choices in scope.values():
                 yield from (choice for choice in choices if choice.place == place)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mergec.compiler.compile import Analysis, Part
+from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import Values, filters_of, resolve_tensor
 from mergec.io.tensors import FLOATS
 from mergec.recipe.settings import Resolved
@@ -45,21 +46,35 @@ def _of_part(analysis: Analysis, part: Part) -> dict[str, Values]:
 
 
 class Setting(NamedTuple):
-    """A parameter as it is set for a tensor: of one model, by its slot id, or of the merge (`slot` is "")."""
+    """A parameter as it is set for a tensor: of one model, by its slot id, or of the merge (`slot` is "").
+
+    `stage` is the name of the stage that it is set in, "" for the result itself.
+    """
 
     parameter: str
     slot: str
+    stage: str = ""
 
 
 def settings_by_tensor(analysis: Analysis) -> dict[str, Mapping[Setting, Resolved]]:
-    """The same by parameter and slot id; tensors that must agree share one mapping."""
-    tables: dict[tuple[int, int], Mapping[Setting, Resolved]] = {}
+    """The same by parameter and slot id, with those of the stages that a tensor is made of.
+
+    Tensors that must agree share one mapping.
+    """
+    staged = {name: settings_by_tensor(one) for name, one in analysis.stages.items()}
+    tables: dict[tuple[int, ...], Mapping[Setting, Resolved]] = {}
     found = {}
     for name, values in resolve_all(analysis).items():
         part = analysis.of_tensor[name]
-        key = (id(values), id(part))
+        refs = [(ref.file.removeprefix(STAGE), ref.name) for ref in part.inventory.rows[name] if is_staged(ref)]
+        beneath = [(stage, staged[stage].get(tensor, {})) for stage, tensor in refs]
+        key = (id(values), id(part), *(id(table) for _, table in beneath))
         if key not in tables:
-            tables[key] = dict(_settings(part, values))
+            tables[key] = dict(_settings(part, values)) | {
+                setting if setting.stage else setting._replace(stage=stage): one
+                for stage, table in beneath
+                for setting, one in table.items()
+            }
         found[name] = tables[key]
     return found
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from mergec.errors import Place
@@ -32,6 +32,8 @@ class Item:
     value: Any
     path: Path
     sort: Sort = "key"
+    document: Document | None = None
+    """The stage that it stands in; None for the result's own document."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +104,27 @@ def _outermost(keys: Iterable[Key]) -> list[Key]:
 
 def _change(key: Key, old: Any, new: Any, before: Document, now: Document) -> Change:
     entries = was_at, place = (
-        before.place(old.path) if old is not ABSENT else None,
-        now.place(new.path) if new is not ABSENT else None,
+        (old.document or before).place(old.path) if old is not ABSENT else None,
+        (new.document or now).place(new.path) if new is not ABSENT else None,
     )
     values = [ABSENT if one is ABSENT else one.value for one in (old, new)]
     knots: tuple[int, ...] = ()
     if all(isinstance(value, list) for value in values) and len(values[0]) == len(values[1]):
         knots = tuple(i for i, pair in enumerate(zip(*values, strict=True)) if not is_same(*pair))
     if len(knots) == 1:
-        was_at, place = before.place((*old.path, knots[0])), now.place((*new.path, knots[0]))
+        was_at = (old.document or before).place((*old.path, knots[0]))
+        place = (new.document or now).place((*new.path, knots[0]))
     item = old if new is ABSENT else new
     return Change(key, item.label, item.sort, values[0], values[1], was_at, place, entries, knots)
 
 
 def _flatten(document: Document) -> Iterator[tuple[Key, Item]]:
-    return _mapping(document.value, (), (), "")
+    """A recipe's items, and those of its stages by the stages' names."""
+    yield from _mapping(document.value, (), (), "")
+    for stage in document.stages:
+        name = stage.value["name"]
+        for key, item in _mapping(stage.value, (f"[stage {name}]",), (), ""):
+            yield key, replace(item, label=f"{name}: {item.label}", document=stage)
 
 
 def _mapping(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iterator[tuple[Key, Item]]:

@@ -218,3 +218,32 @@ def test_the_documented_keys_are_those_of_the_json(compare: Compare) -> None:
     )
     assert {name for name in documented if name[0] != "."} == found.keys()
     assert {name[1:] for name in documented if name[0] == "."} <= found["causes"][0].keys()
+
+
+def test_a_setting_of_a_stage_is_a_cause(compare: Compare) -> None:
+    body = (
+        "merge_method: linear\nname: ab\nparameters: {normalize: false}\nmodels: [{model: a, parameters: {weight: 1}}, "
+        "{model: b, parameters: {weight: [{filter: mlp, value: 0.5}, {value: 0.2}]}}]\n---\n"
+        "merge_method: ties\nbase_model: base\nmodels: [{model: ab}, {model: c}]\nparameters: {weight: 0.5}\n"
+    )
+    found = compare(("value: 0.5", "value: 0.6"), body=body)
+    (cause,) = found["causes"]
+    assert cause["path"] == "ab: models[1].weight (filter 'mlp')"
+    assert (cause["new_place"]["line"], cause["changed"]) == (4, MLP)
+    assert found["changed"] == MLP
+
+
+def test_another_tokenizer_is_an_effect_on_files(compare: Compare) -> None:
+    Path("a/tokenizer.json").write_text('{"version": 2}')
+    found = compare(("merge_method: ties", "merge_method: ties\ntokenizer_source: a"))
+    assert (found["changed"], found["files"], found["same"]) == ([], ["tokenizer.json"], False)
+    assert found["causes"][0]["no_effect"] == []
+
+
+def test_a_weight_that_normalize_divides_out_changes_nothing(compare: Compare) -> None:
+    body = (
+        "merge_method: linear\nmodels: [{model: a, parameters: {weight: 0.5}}, {model: b, parameters: {weight: 0}}]\n"
+    )
+    found = compare(("weight: 0.5", "weight: 0.7"), body=body)
+    (cause,) = found["causes"]
+    assert (found["changed"], cause["no_effect"][0]["why"]) == ([], "normalize divides by the sum of the weights")
