@@ -194,9 +194,9 @@ def _by_place(side: Side) -> Identify:
 
 
 def _by_name(side: Side, other: Side) -> Identify:
-    """What stands for an input from one machine to another: its model's slot id and its name, with the file's content
+    """What stands for an input from one machine to another: its model's slot id and its own name.
 
-    if both sides know it, else its header.
+    With them goes the digest of its file if both sides know it, else that of the file's header.
     """
     known: dict[tuple[str, str], str] = {}
 
