@@ -8,9 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from families import Measured, apart, llama_shapes, measure, median, mergec, recipe, table, write_family
+from families import SIZES, Measured, apart, llama_shapes, measure, median, mergec, recipe, table, write_family
 
-SIZES = {"0.06B": (6, 768, 2048, 16000, 256), "0.25B": (14, 1024, 2816, 32000, 512)}
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "passthrough": ("a", {}),
     "linear": ("abc", {"weight": 0.5}),

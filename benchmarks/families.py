@@ -17,6 +17,11 @@ from typing import Any
 from mergec.io.tensors import header_bytes
 
 Shapes = Mapping[str, tuple[int, ...]]
+SIZES = {  # layers, width, inner width, vocabulary, width of keys and values
+    "0.06B": (6, 768, 2048, 16000, 256),
+    "0.25B": (14, 1024, 2816, 32000, 512),
+    "1GB": (8, 2048, 6144, 32000, 512),
+}
 
 
 def llama_shapes(layers: int, width: int, inner: int, vocabulary: int, kv_width: int) -> dict[str, tuple[int, ...]]:

@@ -100,6 +100,7 @@ def survey(
                 _Loader(crew, output, reader, device).feed(turn, parts, statistics.known(output))
 
         read_bytes += _hand_out(plan, members, one, report)
+        _give_back_freed_memory()
     return read_bytes
 
 
@@ -155,6 +156,13 @@ def _hold_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def _give_back_freed_memory() -> None:
+    """Ask glibc for it: what threads that have ended held is of no use to those that come."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _computes(plan: Plan) -> bool:

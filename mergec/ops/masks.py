@@ -59,15 +59,14 @@ def revert(merged: Tensor, base: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, merged, base)
 
 
-@op("map", "delta* -> delta", scratch_bytes=16)
+@op("map", "delta* -> delta", scratch_bytes=32)
 def entanglement(*deltas: Tensor) -> Tensor:
     """By how much a change of each task disturbs the others, to first order: the sum over pairs of |d_i| |d_j|.
 
     [1, 2], [3, 0] and [1, 1] give [14, 4]. Task Arithmetic in Trust Region, arXiv:2501.15065, its zero-shot form.
     """
-    magnitudes = [delta.abs() for delta in deltas]
-    joint = total(magnitudes)
-    return total(magnitude * (joint - magnitude) for magnitude in magnitudes)
+    joint = total(delta.abs() for delta in deltas)
+    return total(delta.abs() * (joint - delta.abs()) for delta in deltas)
 
 
 @op("map", "delta scalar -> mask", scratch_bytes=0)
