@@ -32,7 +32,7 @@ def check(
     recipes: tuple[Path, ...], overrides: tuple[tuple[str, str], ...], seed: int | None, as_json: bool, **values: Any
 ) -> int:
     """Say everything that is wrong with each RECIPE and its inputs. Reads headers, never weights."""
-    from mergec.compiler.compile import analyse, compile_analysis
+    from mergec.compiler.compile import analyse, compile_with_remarks
     from mergec.compiler.lint import lint
     from mergec.errors import RecipeError, count
     from mergec.recipe.load import read_document
@@ -43,12 +43,12 @@ def check(
     for recipe in recipes:
         try:
             analysis = analyse(read_document(recipe, all_overrides))
-            plan = compile_analysis(analysis, all_overrides, compile_options(values))
+            plan, remarks = compile_with_remarks(analysis, all_overrides, compile_options(values))
         except RecipeError as error:  # the others are checked all the same
             problems += error.problems
             continue
         lints = lint(analysis)
-        warnings += [*analysis.warnings, *lints]
+        warnings += [*analysis.warnings, *remarks, *lints]
         if not as_json:
             for warning in (*plan.warnings, *lints):
                 click.echo(warning, err=True)

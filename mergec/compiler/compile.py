@@ -90,12 +90,22 @@ def compile_document(
 
 def compile_analysis(analysis: Analysis, overrides: Sequence[tuple[str, str]], options: Options) -> Plan:
     """Lower and lay out a recipe that has been analysed."""
+    return compile_with_remarks(analysis, overrides, options)[0]
+
+
+def compile_with_remarks(
+    analysis: Analysis, overrides: Sequence[tuple[str, str]], options: Options
+) -> tuple[Plan, list[Problem]]:
+    """The same, and what ops find odd about tensors, which is among the plan's warnings too."""
     slots, lowered, graph, problems = lower(analysis.parts, {n: one.parts for n, one in analysis.stages.items()})
     if problems:
         raise RecipeError([*problems, *analysis.warnings])
     text = _with_overrides(analysis.recipe.document.text, overrides)
+    remarks = _remarks(analysis, lowered)
     plan = plan_of(analysis, slots, lowered, graph, text, options)
-    return replace(plan, recipe_path=analysis.recipe.document.file, overrides=tuple(overrides))
+    said = (*analysis.warnings, *remarks)
+    named = replace(plan, recipe_path=analysis.recipe.document.file, overrides=tuple(overrides))
+    return replace(named, warnings=tuple(map(str, said))), remarks
 
 
 def analyse(document: Document, known: Mapping[str, Model] = MappingProxyType({})) -> Analysis:
@@ -256,7 +266,6 @@ def plan_of(
             *_integers(lowered),
             *notes,
         ),
-        warnings=tuple(map(str, [*analysis.warnings, *_remarks(analysis, lowered)])),
         allow_nonfinite=options.allow_nonfinite,
         statistics=statistics(fed, turns, outputs),
         checkpoints={name: one.checkpoint for name, one in all_models(analysis).items() if _is_plain(one)},

@@ -120,6 +120,10 @@ def lower(
     graphs of those who take them.
     """
     shared = _Shared()
+    if stages or len(parts) > 1:  # else one slice's models would number those of another
+        named = [("", parts), *((f"{name}/", own) for name, own in stages.items())]
+        for slot in sorted({prefix + one.slot for prefix, own in named for bound, _ in own for one in bound.inputs}):
+            shared.number(slot)
     for name, own in stages.items():
         shared.staged[f"{STAGE}{name}"] = {one.name: one for one in _lower(own, shared, f"{name}/")}
     outputs = list(_lower(parts, shared, ""))

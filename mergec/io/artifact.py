@@ -12,6 +12,7 @@ from typing import Any
 
 from mergec.errors import InputError, did_you_mean, path_text
 from mergec.io.checkpoint import Checkpoint, WeightFile, open_checkpoint, read_json, weight_file
+from mergec.io.folders import near_folders
 from mergec.io.tensors import TensorRef, read_header
 
 ARTIFACT_NAME = "mergec_artifact.json"
@@ -102,6 +103,8 @@ def is_artifact(checkpoint: Checkpoint) -> bool:
 
 def open_artifact(folder: Path) -> ArtifactFiles:
     """Read the manifest and all headers of an artifact; raises InputError (E640) where it is none, or is broken."""
+    if not folder.exists():
+        raise InputError("E640", f"no folder {folder}", near_folders(folder))
     if not (folder / ARTIFACT_NAME).is_file():
         what = f"{folder} is not a merge artifact: it has no {ARTIFACT_NAME}"
         raise InputError("E640", what, "run a recipe of a method that makes one, such as tall_mask")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mergec.errors import InputError
+from mergec.io.folders import near_folders
 
 LOCK_NAME = "mergec.lock"
 LOCK_FORMAT: Literal[1] = 1
@@ -138,6 +139,8 @@ def read_lock(path: Path) -> LockFile:
             raise InputError("E621", f"{path} is too large to be a lock")
         text = path.read_bytes()
     except FileNotFoundError:
+        if not path.parent.exists():
+            raise InputError("E620", f"no folder {path.parent}", near_folders(path.parent)) from None
         raise InputError(
             "E620",
             f"there is no {path}",

@@ -69,6 +69,14 @@ def test_check(here: Path) -> None:
     assert ok("check", "r.yml", "--json") == "[]\n"
 
 
+def test_check_as_json_says_what_ops_remark_on(here: Path) -> None:
+    (here / "tsv.yml").write_text(
+        "merge_method: tsv\nbase_model: base\nmodels: [{model: a}]\nparameters: {rank_ratio: 0.1}\n"
+    )
+    assert "warning[W651]" in mergec("check", "tsv.yml").err
+    assert "W651" in [finding["code"] for finding in json.loads(ok("check", "tsv.yml", "--json"))]
+
+
 def test_plan(here: Path, golden: Callable[..., Any]) -> None:
     text = ok("plan", "r.yml", "--workers", "2")
     assert re.sub(r"^plan \w{12}", "plan ............", text) == golden()

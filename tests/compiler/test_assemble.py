@@ -122,3 +122,16 @@ def test_a_setting_of_a_module_wins_over_the_recipes_and_loses_to_a_slices(famil
     text = explain_text(analyse(read_document(Path("r.yml"))), compile_recipe("r.yml"), "encoder.block.0.layer.0.w")
     assert "weight     a  3      r.yml:8:30" in text
     assert "normalize     false  r.yml:5:40" in text
+
+
+def test_a_slice_that_takes_another_model_changes_no_other(family: Path) -> None:
+    """Slots are numbered by name, not by which slice comes first."""
+    write_model(family / "c", seed="c")
+    sources = "[{{model: {}, layer_range: [{n}, {m}]}}, {{model: {}, layer_range: [{n}, {m}]}}]"
+    head, tail = "merge_method: linear\nparameters: {weight: 1}\nslices:\n", sources.format("b", "c", n=1, m=2)
+    keys = []
+    for pair in (("a", "b"), ("c", "b")):
+        Path("r.yml").write_text(f"{head}- sources: {sources.format(*pair, n=0, m=1)}\n- sources: {tail}\n")
+        keys.append(compile_recipe("r.yml").keys())
+    changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
+    assert changed == {name for name in keys[0] if "layers.0" in name or "embed" in name}
