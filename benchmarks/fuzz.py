@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 MOST_SECONDS, MOST_MEGABYTES = 5, 512
-RUNS = 0.03  # share of cases that merge, where the file allows it
+RUNS = 0.06  # share of cases that merge, where the file allows it
 
 
 class Target(NamedTuple):
@@ -202,11 +202,29 @@ def case(seed: int, number: int, pristine: Path, work: Path) -> tuple[str, str]:
     shutil.copytree(pristine, work)
     (work / target.file).write_bytes(data)
     os.chdir(work)
-    return f"{target.file}: mergec {' '.join(command)}", outcome(command)
+    code, wrong = outcome(command)
+    return f"{target.file}: mergec {' '.join(command)}", wrong or _wrong_result(target, command, code, data, pristine)
 
 
-def outcome(command: Sequence[str]) -> str:
-    """Run a command of mergec in this process; what is wrong with how it ended."""
+def _wrong_result(target: Target, command: Sequence[str], code: int, data: bytes, pristine: Path) -> str:
+    """What is wrong with a command that went well: it passed what was changed, or made something else."""
+    if code != 0:
+        return ""
+    weights = "model.safetensors"
+    if command[0] == "verify" and target.file.endswith(weights) and data != (pristine / target.file).read_bytes():
+        return "verify passed weights that were changed"
+    if command[0] not in ("run", "materialize"):
+        return ""
+    made = Path(command[-1])
+    if target.file.startswith(("mergec.lock", "out/")):  # which say nothing of what is to be made
+        same = (made / weights).read_bytes() == (pristine / "out" / weights).read_bytes()
+        return "" if same else "other bytes than those of a clean run"
+    checked, wrong = outcome(("verify", str(made)))
+    return wrong or ("" if checked == 0 else "what was made is not what its lock says")
+
+
+def outcome(command: Sequence[str]) -> tuple[int, str]:
+    """Run a command of mergec in this process: its exit code, and what is wrong with how it ended."""
     from mergec.cli.main import _run
 
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
@@ -217,19 +235,19 @@ def outcome(command: Sequence[str]) -> str:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = _run(list(command))
     except _TooLongError:
-        return f"not done after {MOST_SECONDS} s"
+        return -1, f"not done after {MOST_SECONDS} s"
     except SystemExit as stop:
         code = int(stop.code or 0)
     except BaseException:
-        return traceback.format_exc()
+        return -1, traceback.format_exc()
     finally:
         signal.alarm(0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     if time.monotonic() - start > MOST_SECONDS:
-        return f"took {time.monotonic() - start:.1f} s"
+        return code, f"took {time.monotonic() - start:.1f} s"
     if grown > MOST_MEGABYTES:
-        return f"took {grown:.0f} MiB"
-    return _wrong_end(code, _written(out), _written(err))
+        return code, f"took {grown:.0f} MiB"
+    return code, _wrong_end(command[0], code, _written(out), _written(err))
 
 
 def _written(stream: io.TextIOWrapper) -> str:
@@ -239,7 +257,7 @@ def _written(stream: io.TextIOWrapper) -> str:
     return buffer.getvalue().decode("utf-8", "replace")
 
 
-def _wrong_end(code: int, out: str, err: str) -> str:
+def _wrong_end(command: str, code: int, out: str, err: str) -> str:
     text = out + err
     if "Traceback" in text:
         return text
@@ -247,6 +265,8 @@ def _wrong_end(code: int, out: str, err: str) -> str:
         return f"exit code {code}: {text}"
     if code == 2 and not re.search(r"error\[[EW]\d{3}\]|[EW]\d{3}|Usage:|Error:", text):
         return f"exit code 2 and no error with a code: {text}"
+    if code == 1 and command in ("run", "materialize") and not re.search(r"error\[E\d{3}\]", text):
+        return f"exit code 1 and no error with a code: {text}"
     return ""
 
 

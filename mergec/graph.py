@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -379,24 +379,37 @@ class Plan:
     def statistic_keys(self, content: Identify) -> dict[str, str]:
         """The same for the statistics of the whole model: equal keys, equal numbers."""
         fed = self._statistic_keys(content)
-        names = {one.name: [s.name for s in self.statistics_of(one.nodes[0][0])] for one in self.statistics}
-        return {name: _digest(repr((name, [fed[other] for other in needed]))) for name, needed in names.items()}
+        return {
+            one.name: _digest(repr((fed[one.name], sorted(fed[name] for name in self._inside(one)))))
+            for one in self.statistics
+        }
+
+    def _inside(self, statistic: Statistic) -> set[str]:
+        """The names of other statistics that one is made of."""
+        nodes = (node for _, number in statistic.nodes for node in walk(self.nodes[number].inputs[0]))
+        return {str(node.attr("name")) for node in nodes if node.op_class == "model"}
 
     def _statistic_keys(self, content: Identify | None) -> dict[str, str]:
-        """For each statistic a key of name, graph and inputs of every tensor that feeds it."""
+        """For each statistic a key of its name and, of every tensor that feeds it, of graph and inputs below it."""
         keys = {}
         for one in self.statistics:
+            nodes = {kind: self.nodes[node] for kind, node in one.nodes}
+            texts = {kind: (_numbered(node), self.kinds[kind].identity) for kind, node in nodes.items()}
+            seen = {kind: _loaded(node) for kind, node in nodes.items()}
             members = [self.outputs[number] for number in one.members]
-            parts = [(m.tensor, _kind_text(self, self.kinds[m.kind])[0], self._sources(m, content)) for m in members]
+            parts = [(m.tensor, texts[m.kind], m.shape, self._sources(m, content, seen[m.kind])) for m in members]
             keys[one.name] = _digest(repr((one.name, parts)))
         return keys
 
-    def _sources(self, output: Output, content: Identify | None) -> list[tuple[str, str, tuple[int, ...]]]:
-        """What stands for an output's inputs in a key; where there are no slots, files have names."""
+    def _sources(
+        self, output: Output, content: Identify | None, seen: Sequence[int] | None = None
+    ) -> list[tuple[str, str, tuple[int, ...]]]:
+        """What stands for an output's inputs in a key, or for those in `seen` slots; without slots, files' names do."""
         numbers = self.kinds[output.kind].slots
         named = [
             (self.slots[number] if self.slots else ref.file.rpartition("/")[2], ref)
             for number, ref in zip(numbers, output.sources, strict=True)
+            if seen is None or number in seen
         ]
         identify = content or _plan_identity
         return [(identify(slot, ref), ref.dtype, ref.shape) for slot, ref in named]
@@ -490,14 +503,22 @@ def _kind_text(plan: Plan, kind: Kind) -> tuple[str, bool]:
 
 def graph_text(plan: Plan, kind: Kind) -> tuple[str, ...]:
     """A kind's graph as text; what it loads is numbered from 0, for which number a model has says nothing."""
-    root = plan.root(kind)
-    numbers = {slot: number for number, slot in enumerate(kind.slots)}
+    return _numbered(plan.root(kind))
+
+
+def _numbered(root: Node) -> tuple[str, ...]:
+    numbers = {slot: number for number, slot in enumerate(_loaded(root))}
     return tuple(
         line.replace(f"slot={node.attr('slot')}", f"slot={numbers[node.attr('slot')]}", 1)
         if node.op == "load"
         else line
         for node, line in zip(walk(root), listing(root), strict=True)
     )
+
+
+def _loaded(root: Node) -> tuple[int, ...]:
+    """The slots that a graph loads."""
+    return tuple(sorted({node.attr("slot") for node in walk(root) if node.op == "load"}))
 
 
 def _type_json(type: TensorType) -> list[Any]:

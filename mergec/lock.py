@@ -21,6 +21,7 @@ from mergec.io.lockfile import (
     LockedFile,
     LockedModel,
     LockedRecipe,
+    LockedStatistic,
     LockedTensor,
     LockFile,
     MadeFile,
@@ -139,9 +140,10 @@ def made_lock(
     domain: Mapping[str, str],
     digests: Mapping[str, str],
     side_files: Mapping[str, MadeFile],
+    statistics: Mapping[str, tuple[float, ...]],
     out: Path,
 ) -> str:
-    """The text of an output's lock. `digests` are the SHA-256 of its tensors by name."""
+    """The text of an output's lock. `digests` are the SHA-256 of its tensors by name, `statistics` are by key."""
     tensors = {
         output.name: recipe.tensors[output.name].model_copy(
             update={
@@ -152,10 +154,27 @@ def made_lock(
         )
         for output in plan.outputs
     }
-    made = recipe.model_copy(update={"tensors": tensors, "numerics": dict(domain), "build": build_hash(recipe, domain)})
+    found = {key: _locked_statistic(key, values) for key, values in statistics.items()}
+    facts = {"numerics": dict(domain), "build": build_hash(recipe, domain), "statistics": found or None}
+    made = recipe.model_copy(update={"tensors": tensors, **facts})
     path = os.path.relpath(plan.recipe_path, out) if plan.recipe_path else plan.name
     files = {**side_files, **_shards(plan, digests)}
     return lock_text(LockFile(recipes={Path(path).as_posix(): made}, files=files))
+
+
+def locked_statistics(recipe: LockedRecipe) -> dict[str, tuple[float, ...]]:
+    """The statistics that a lock holds, by key; those that somebody changed are passed over."""
+    found = {}
+    for key, one in (recipe.statistics or {}).items():
+        values = tuple(map(float.fromhex, one.values))
+        if _locked_statistic(key, values) == one:
+            found[key] = values
+    return found
+
+
+def _locked_statistic(key: str, values: tuple[float, ...]) -> LockedStatistic:
+    written = tuple(value.hex() for value in values)
+    return LockedStatistic(values=written, sha256=hashlib.sha256("\n".join((key, *written)).encode()).hexdigest())
 
 
 def _shards(plan: Plan, digests: Mapping[str, str]) -> dict[str, MadeFile]:

@@ -17,13 +17,14 @@ from mergec.graph import Output, Plan
 from mergec.io.digests import FollowedFiles, remembered, state_id
 from mergec.io.hub import is_hub_path
 from mergec.io.journal import Journal, Placed
-from mergec.io.lockfile import LockFile, parse_lock
+from mergec.io.lockfile import LockedRecipe, LockFile, parse_lock
 from mergec.io.staging import Staging, check_output, check_space, made_here, side_file_digest, staging_folder
 from mergec.io.verify import verify
 from mergec.lock import (
     by_content,
     input_digests,
     locked_recipe,
+    locked_statistics,
     made_lock,
     numerics,
     other_numerics,
@@ -142,7 +143,7 @@ def _is_current(plan: Plan, out: Path, domain: Mapping[str, str]) -> bool:
     recipe = locked_recipe(plan, input_digests(plan))
     tensors = {name: tensor.sha256 or "" for name, tensor in lock.made.tensors.items()}
     side_files = {one.name: side_file_digest(one) for one in plan.side_files}
-    text = made_lock(plan, recipe, domain, tensors, side_files, out)
+    text = made_lock(plan, recipe, domain, tensors, side_files, locked_statistics(lock.made), out)
     if parse_lock(text, "") != lock:
         return False
     return not any(fault.file in (lock.files or {}) for fault in verify(out, lock))
@@ -198,10 +199,24 @@ class _Job:
         if old.numerics != domain:
             return set(), {other_numerics(old.numerics or {}, domain): tuple(left)}
         self.digests = input_digests(self.plan)
+        self._adopt_statistics(old)
         new = locked_recipe(self.plan, self.digests)
         found = reuse.published(lock, out, {name: new.tensors[name].action for name in left})
         reused = reuse.take_over(self.plan, found, self.staging, finished=self.finished, report=self.report)
         return reused, reasons([name for name in left if name not in reused], old, new)
+
+    def _adopt_statistics(self, old: LockedRecipe) -> None:
+        """Take over the statistics of an earlier output that depend on the same."""
+        keys, known = self.plan.statistic_keys(by_content(self.states)), locked_statistics(old)
+        for name, key in self.plan.statistic_keys(by_content(self.digests)).items():
+            if key in known:
+                self.journal.record_statistic(keys[name], known[key])
+
+    def _found_statistics(self) -> dict[str, tuple[float, ...]]:
+        """The statistics that are known, by keys of their inputs' contents."""
+        keys, known = self.plan.statistic_keys(by_content(self.digests)), self.journal.statistics
+        states = self.plan.statistic_keys(by_content(self.states))
+        return {keys[name]: known[state] for name, state in states.items() if state in known}
 
     def survey(self, todo: Sequence[Output], device: Any) -> tuple[Statistics, int]:
         """Find the statistics of the whole model that tensors need; the journal keeps them. Also the bytes read."""
@@ -241,5 +256,6 @@ class _Job:
                 raise RunError("E411", f"{path} was changed during the run", "run it again")
         side_files = self.staging.place(self.plan.side_files)
         recipe = locked_recipe(self.plan, self.digests)
-        lock = made_lock(self.plan, recipe, self.journal.numerics or {}, self.made, side_files, out)
+        domain, found = self.journal.numerics or {}, self._found_statistics()
+        lock = made_lock(self.plan, recipe, domain, self.made, side_files, found, out)
         return self.staging.publish(lock, out)

@@ -34,10 +34,10 @@ class Journal:
     """Finished tensors and numbers about the whole model by key, over any number of interruptions.
 
     Each process writes a journal of its own; `placed` and `statistics` are what all of them held when this one was
-    opened, the last word counting. `numerics` says where the bytes were computed; journals of another place are passed
-    over, unless it is None: then it becomes what the journals say. A run has the folder to itself; any number of
-    processes that compute parts of one plan may be `shared` in it. `sync` puts on the disk what was written before it
-    is called.
+    opened, the last word counting, `statistics` also what was noted since. `numerics` says where the bytes were
+    computed; journals of another place are passed over, unless it is None: then it becomes what the journals say. A run
+    has the folder to itself; any number of processes that compute parts of one plan may be `shared` in it. `sync` puts
+    on the disk what was written before it is called.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Journal:
 
     def record_statistic(self, key: str, values: tuple[float, ...]) -> None:
         """Note numbers about the whole model; they read back with the same bits."""
+        self.statistics[key] = values
         self._note(json.dumps({"statistic": key, "values": values}))
 
     def _note(self, line: str) -> None:

@@ -29,6 +29,7 @@ def _inside(name: str) -> str:
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName: TypeAlias = Annotated[str, AfterValidator(_inside)]
 Bytes: TypeAlias = Annotated[int, Field(ge=0)]
+HexFloat: TypeAlias = Annotated[str, AfterValidator(lambda text: float.fromhex(text).hex())]
 
 
 class _Part(BaseModel):
@@ -75,10 +76,18 @@ class LockedTensor(_Part):
     range: tuple[Bytes, Bytes] | None = None
 
 
+class LockedStatistic(_Part):
+    """Numbers about the whole model, every bit of them and so in base 16, and a digest of them and their key."""
+
+    values: tuple[HexFloat, ...]
+    sha256: Digest
+
+
 class LockedRecipe(_Part):
     """One recipe: its hash, the names and digests of what it reads, every tensor it makes, and by which graphs.
 
     `text` are the recipe's lines, `layouts` what is in the models' files: with them it can be compiled again.
+    `statistics` are numbers about the whole model, by keys of all they depend on.
     """
 
     plan: Digest
@@ -89,6 +98,7 @@ class LockedRecipe(_Part):
     models: Mapping[str, LockedModel]
     graphs: Mapping[str, tuple[str, ...]]
     tensors: Mapping[str, LockedTensor]
+    statistics: Mapping[Digest, LockedStatistic] | None = None
     build: Digest | None = None
     numerics: Mapping[str, str] | None = None
 

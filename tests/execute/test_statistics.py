@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 import torch
 from checkpoints import contents, write_recipe
 from models import Family
+from recipes_fixtures import write_family, write_model
 
 import mergec
-from mergec.errors import size_text
+from mergec.errors import RecipeError, size_text
 from mergec.execute import evaluate, work
+from mergec.execute import run as run_module
 from mergec.execute.run import publish, run_part
 from mergec.graph import Plan
 from mergec.io.journal import Journal, Placed
@@ -204,3 +207,53 @@ def test_the_key_of_an_output_covers_every_tensor_that_feeds_its_statistics(plan
 
 def _moved(sources: Any, chosen: Any) -> Any:
     return tuple(ref._replace(begin=ref.begin + 2) if ref == chosen else ref for ref in sources)
+
+
+# ----------------------------------------------------------------------------------------------- kept in locks
+
+GLOBAL = {"scope": "model", "density": 0.4, "weight": 0.5}
+
+
+def test_what_an_earlier_output_knows_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another lambda has the same thresholds; another density, other inputs, or a lock that was changed has not."""
+    write_family(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    surveyed: list[int] = []
+    real = run_module.survey
+
+    def survey(plan: Any, statistics: Any, todo: Any, **options: Any) -> int:
+        read: int = real(plan, statistics, todo, **options)
+        surveyed.append(read)
+        return read
+
+    monkeypatch.setattr(run_module, "survey", survey)
+
+    def again(**changed: Any) -> int:
+        path = write_recipe(tmp_path, "ties", ["a", "b"], base_model="base", parameters={**GLOBAL, **changed})
+        surveyed.clear()
+        mergec.compile(path).run("out")
+        held = contents(Path("out"))
+        read = sum(surveyed)
+        mergec.compile(path).run("clean", rebuild=True, force=True)
+        assert held["model.safetensors"] == contents(Path("clean"))["model.safetensors"]
+        return read
+
+    assert again() > 0
+    assert again(**{"lambda": 0.5}) == 0
+    assert again(density=0.3) > 0
+    write_model(tmp_path / "b", seed="another")
+    assert again(density=0.3) > 0
+    lock = Path("out/mergec.lock")
+    values = re.search(r'"values": \["(0x1\.[0-9a-f]+)', lock.read_text())
+    assert values
+    lock.write_text(lock.read_text().replace(values[1], "0x1.0"))
+    assert again(density=0.3, **{"lambda": 0.7}) > 0
+
+
+def test_two_statistics_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_family(tmp_path)
+    trims = [{"trim": {"keep": "largest", "density": share, "scope": "model"}} for share in (0.5, 0.3)]
+    steps = ["diff", *trims, "elect", {"fuse": "agreeing"}]
+    path = write_recipe(tmp_path, "pipeline", ["a", "b"], base_model="base", steps=steps)
+    with pytest.raises(RecipeError, match=r"E631.*two steps need a threshold of models"):
+        mergec.compile(path)
