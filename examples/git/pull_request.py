@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 SUFFIXES = (".yml", ".yaml")
 
@@ -50,28 +49,29 @@ def fenced(text: str, language: str = "") -> str:
 
 
 def compared(base: str, old: str, new: str) -> str:
-    """What changed between two versions of a recipe. The old one is put where it lay, so that its paths hold."""
-    folder = Path(old).parent if Path(old).parent.is_dir() else Path(new).parent
-    with tempfile.NamedTemporaryFile("w", prefix=".base-", suffix=".yml", dir=folder, encoding="utf-8") as file:
-        file.write(text_at(base, old))
-        file.flush()
-        done = mergec("diff", file.name, new)
-        if done.returncode in (0, 1):
-            return fenced(done.stdout.replace(file.name, f"{old} (before)"))
-        before, after = (mergec("canon", "--textconv", path).stdout.splitlines() for path in (file.name, new))
-        why = done.stderr.replace(file.name, f"{old} (before)")
+    """What changed between two versions of a recipe, or how their texts differ where they cannot be compiled."""
+    done = mergec("diff", "--markdown", f"{base}:{old}", new)
+    moved = f"`{old}` is called `{new}` now.\n\n" if old != new else ""
+    if done.returncode in (0, 1):
+        return moved + done.stdout
+    before, after = canonical(text_at(base, old)), mergec("canon", "--textconv", new).stdout.splitlines()
     lines = list(difflib.unified_diff(before, after, f"{old} (before)", new, lineterm=""))
     text = fenced("\n".join(lines), "diff") if lines else "The recipe says the same in other words.\n"
-    return f"{text}\n<details><summary>The results could not be compared.</summary>\n\n{fenced(why)}\n</details>\n"
+    why = f"<details><summary>The results could not be compared.</summary>\n\n{fenced(done.stderr)}\n</details>\n"
+    return f"### `{new}`\n\n{moved}{text}\n{why}"
+
+
+def canonical(text: str) -> list[str]:
+    with tempfile.NamedTemporaryFile("w", suffix=".yml", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        return mergec("canon", "--textconv", file.name).stdout.splitlines()
 
 
 def section(base: str, status: str, old: str, new: str) -> str:
     if status == "A":
         return f"### `{new}` is new\n\n{fenced(mergec('canon', '--textconv', new).stdout, 'yaml')}"
-    if status == "D":
-        return f"### `{old}` is gone\n"
-    moved = f", before `{old}`" if old != new else ""
-    return f"### `{new}`{moved}\n\n{compared(base, old, new)}"
+    return f"### `{old}` is gone\n" if status == "D" else compared(base, old, new)
 
 
 def main() -> None:

@@ -666,7 +666,7 @@ INPUTS = [
         "E308 b/config.json is not a JSON object; hint: fetch or copy it again",
         write("b/config.json", b"[]")),
     Mistake("a config that is binary", TWO,
-        "E308 b/config.json is not JSON: 'utf-16-le' codec can't decode byte 0x00 in position 2: truncated data; hint: fetch or copy it again",
+        "E308 b/config.json is not JSON: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte; hint: fetch or copy it again",
         write("b/config.json", b"\xff\xfe\x00")),
     Mistake("a config nested too deeply", TWO,
         "E308 b/config.json is nested too deeply; hint: fetch or copy it again",
