@@ -21,11 +21,11 @@ from mergec.recipe.document import Path, parse
 from mergec.recipe.load import read_recipe
 from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, SliceEntry
 from mergec.recipe.settings import Choice
-from mergec.recipe.steps import Pipeline, Written, read_pipeline
+from mergec.recipe.steps import Pipeline, Written, read_passes, read_pipeline
 
 _ELSEWHERE = ("E644",)  # about files beside the recipe, which version control does not put there
 _OWN = {"merge_method", "models", "slices", "modules", "base_model", "parameters", "steps", "out_dtype", "seed"}
-_OWN |= {"tokenizer_source"}
+_OWN |= {"tokenizer_source", "post"}
 _PLAIN = re.compile(r"(?:\.{0,2}/)?[A-Za-z_][\w./@+-]*", re.ASCII)
 _SPECIAL = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
@@ -61,11 +61,12 @@ class _Canon:
         self.recipe, self.bounds = recipe, bounds
         self.method = bounds[0].method
         self.pipeline = read_pipeline(recipe.document, recipe.steps)[0] if recipe.steps else Pipeline(())
+        self.passes, _ = read_passes(recipe.document, recipe.post or [])
         self.own: list[list[dict[str, Setting]]] = [[{} for _ in bound.inputs] for bound in bounds]
         self.shared: list[dict[str, Setting]] = [{} for _ in bounds]
         self.top: dict[str, Setting] = {}
         for parameter in self.method.parameters.values():
-            if parameter.name not in self.pipeline.own:
+            if parameter.name not in {**self.pipeline.own, **self.passes.own}:
                 self.place(parameter)
 
     def place(self, parameter: Parameter) -> None:
@@ -96,6 +97,7 @@ class _Canon:
         made |= self.holders()
         made |= {"steps": [self.step(one) for one in self.pipeline.written]} if recipe.steps else {}
         made |= _parameters(self.top)
+        made |= {"post": [self.pass_after(one) for one in self.passes.written]} if recipe.post else {}
         made |= {"out_dtype": recipe.out_dtype} if recipe.out_dtype not in (None, recipe.dtype) else {}
         made |= {"seed": recipe.seed} if recipe.seed and self.method.takes_draw else {}
         made |= {"tokenizer_source": tokenizer} if tokenizer and not is_first else {}
@@ -159,6 +161,13 @@ class _Canon:
         if not entry:
             return one.step.name
         return {one.step.name: entry[one.step.first] if list(entry) == [one.step.first] else entry}
+
+    def pass_after(self, one: Written) -> Any:
+        """One entry of `post:`; what it sets to the default is left out."""
+        settings = {name: _normal(_choices(choices)) for name, choices in sorted(one.settings.items())}
+        defaults = {name: _default(one.step.parameters[name]) for name in settings}
+        entry = {name: _written(one) for name, one in settings.items() if _without(one, defaults[name])}
+        return {one.step.way: entry} if entry else one.step.way
 
 
 def _placed(parameter: Parameter, bound: Bound) -> tuple[list[Setting], Setting]:

@@ -14,7 +14,8 @@ from mergec.recipe.layout import Entry, Value, comments, documents, read_layout
 
 WIDTH = 120
 _WIDEST_ALIGNED = 72  # a longer line keeps its comment to itself
-_FIRST = ["<<", "name", "compat", "merge_method", "base_model", "models", "slices", "modules", "steps", "parameters"]
+_FIRST = ["<<", "name", "compat", "merge_method", "base_model", "models", "slices", "modules", "steps"]
+_FIRST += ["parameters", "post"]
 _LAST = ["dtype", "out_dtype", "compute_dtype", "seed", "tokenizer_source", "tokenizer", "chat_template", "router"]
 _LAST += ["metadata"]
 _MODEL_FIRST = ["<<", "model", "id", "layer_range"]  # what no list has stands between the first and the last

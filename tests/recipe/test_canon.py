@@ -55,6 +55,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "the default seed": (TIES.replace("ties", "dare_ties"), "seed: 0\n" + TIES.replace("ties", "dare_ties")),
     "a default of the method": (TIES, TIES + "parameters: {lambda: 1.0, elect: sum}\n"),
     "a default of a model": (TIES.replace(", density: 0.7", ""), TIES.replace("0.7", "1")),
+    "a default of a pass": (TIES + "post: [svc]\n", TIES + "post:\n- svc: {as_matrix: yes, alpha: .1}\n"),
     "an empty parameters": (LINEAR, LINEAR.replace("model: a", "model: a, parameters: {}")),
     "a blank parameters": (TIES, TIES + "parameters:\n"),
     "a setting for all and for each": (LINEAR, "merge_method: linear\nmodels: [{model: a, parameters: {weight: 0.5}}, {model: b, parameters: {weight: 0.5}}]\n"),
