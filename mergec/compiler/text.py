@@ -206,7 +206,7 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
     for stage, tensor in _staged(analysis, output.tensor):
         own = analysis.stages[stage]
         lines += ["", f"stage {stage}: {own.method.name}, {tensor}", *table(_setting_rows(own, tensor))]
-    pipeline = expansion_lines(bound.method, bound.recipe.settings)
+    pipeline = expansion_lines(bound.method, bound.recipe.parameters)
     if pipeline:
         lines += ["", "as a pipeline", *(f"  {line}" for line in pipeline)]
     return "\n".join([*lines, "", "graph", *(f"  {line}" for line in listing(plan.root(kind)))])

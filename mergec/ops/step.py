@@ -85,7 +85,7 @@ class Step:
 
     A step that can be done in several ways has a function for each, `trim_largest`, `trim_random`: `way` is the word
     for this one, `choice` what is chosen (`keep`). `here` are the parameters that stand in the step alone, `settings`
-    those that may also stand under `parameters:`.
+    those that may also stand under `parameters:`. The order of the models has no meaning to a `commutative` step.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Step:
     apply: Callable[..., Working]
     takes_draw: bool
     takes_arithmetic: bool
+    commutative: bool
     doc: str
 
     @property
@@ -185,7 +186,7 @@ def finish(result: Node, base: Node | None, models: Sequence[Node], passes: Sequ
 _STEPS: dict[str, dict[str, Step]] = {}
 
 
-def step(**choice: str) -> Callable[[Callable[..., Working]], Step]:
+def step(*, commutative: bool = True, **choice: str) -> Callable[[Callable[..., Working]], Step]:
     """Declare a step: `@step()` on `def diff`, or `@step(keep="largest")` on `def trim_largest`.
 
     Its first argument is what it takes, its return what it leaves. Other positional arguments say how it is done and
@@ -209,6 +210,7 @@ def step(**choice: str) -> Callable[[Callable[..., Working]], Step]:
             apply=function,
             takes_draw="draw" in names,
             takes_arithmetic="arithmetic" in names,
+            commutative=commutative,
             doc=inspect.cleandoc(function.__doc__ or ""),
         )
         _STEPS.setdefault(made.name, {})[way] = made

@@ -175,7 +175,7 @@ def fuse_sum(
     return Merged(fuse.fuse_deltas(working.base, working.deltas, weight, normalize, lambda_))
 
 
-@step(how="largest")
+@step(how="largest", commutative=False)
 def fuse_largest(working: Deltas, *, weight: Each[Weight] = each(1.0), lambda_: Lambda = 1.0) -> Merged:
     """Add the weighted delta of the largest magnitude to the base, entry by entry."""
     return Merged(fuse.fuse_largest(working.base, *basic.weighed(working.deltas, weight), factor=lambda_))

@@ -118,9 +118,12 @@ def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
 
 def _refused_passes(recipe: Recipe, method: Method) -> list[Problem]:
     """Passes over what has no base, or is no dense model."""
-    if not recipe.post or (method.base == "origin" and not method.makes_artifact):
+    is_path = method.models[1] == 1  # from the base to the one model, as slerp's: no merge of what models changed
+    if not recipe.post or (method.base == "origin" and not method.makes_artifact and not is_path):
         return []
-    if method.makes_artifact:
+    if is_path:
+        what = f"a pass takes what several models changed of a base, and {method.name} merges one model with its base"
+    elif method.makes_artifact:
         what = f"{method.name} makes an artifact, and a pass takes one dense model"
     elif method.base == "optional" and recipe.base_model is not None:
         return []

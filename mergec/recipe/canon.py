@@ -164,9 +164,11 @@ class _Canon:
 
     def pass_after(self, one: Written) -> Any:
         """One entry of `post:`; what it sets to the default is left out."""
-        settings = {name: _normal(_choices(choices)) for name, choices in sorted(one.settings.items())}
-        defaults = {name: _default(one.step.parameters[name]) for name in settings}
-        entry = {name: _written(one) for name, one in settings.items() if _without(one, defaults[name])}
+        entry = {}
+        for name, choices in sorted(one.settings.items()):
+            default = _default(one.step.parameters[name])
+            if setting := _without(_normal(_choices(choices) + default), default):
+                entry[name] = _written(setting)
         return {one.step.way: entry} if entry else one.step.way
 
 

@@ -183,15 +183,6 @@ class Recipe(_Strict):
         listed = [entry.model for _, entry in self.entries]
         return tuple(dict.fromkeys([*own, *listed, *(base for _, base in self.bases)]))
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What is written for all models: `parameters`, and the settings of passes as `post[0].alpha`."""
-        found = dict(self.parameters)
-        for number, one in enumerate(self.post or []):
-            for own in one.values() if isinstance(one, dict) else ():
-                found |= {f"post[{number}].{key}": value for key, value in own.items()}
-        return found
-
     def slot(self, reference: str) -> str:
         """The slot id of a model by its reference; a base gets an `id` by being listed under `models` too."""
         return next((entry.slot for _, entry in self.entries if entry.model == reference), reference)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mergec.errors import Problem, did_you_mean
-from mergec.ops.registry import Method, Name, Parameter
+from mergec.ops.registry import Method, Parameter
 from mergec.ops.step import Merged, Rooted, Step, Steps, Use, Working, finish, path_to, steps
 from mergec.recipe.document import Document, Path
 from mergec.recipe.settings import Choice, read_setting
@@ -68,7 +68,7 @@ class Pipeline:
             parameters=self._parameters(),
             base="origin" if takes_base else "input",
             models=(1, None),
-            commutative=True,
+            commutative=all(one.step.commutative for one in self.written),
             version=1,
             paper="",
             doc=f"{SUMMARY}\n\nresult = {', '.join(one.step.label for one in self.written)}.",
@@ -116,7 +116,7 @@ class Passes:
         return {key: setting for one in self.written for key, setting in one.own.items()}
 
     def after(self, method: Method) -> Method:
-        """The method followed by the passes; a name for steps becomes one for steps and passes."""
+        """The method followed by the passes; what it is a name for stays the same, for `post:` stands beside it."""
         parameters = {key: parameter for one in self.written for key, parameter in one.parameters.items()}
 
         def build(*tensors: Any, **values: Any) -> Any:
@@ -128,9 +128,7 @@ class Passes:
             base, models = tensors
             return finish(made, base, models, uses)
 
-        named = tuple(one.use({key: Name(key) for key in one.own}) for one in self.written)
-        steps = Steps(*method.steps.uses, *named) if isinstance(method.steps, Steps) else None
-        return replace(method, build=build, parameters={**method.parameters, **parameters}, steps=steps)
+        return replace(method, build=build, parameters={**method.parameters, **parameters})
 
 
 def read_passes(document: Document, entries: Sequence[Any]) -> tuple[Passes, list[Problem]]:

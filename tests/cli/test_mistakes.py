@@ -304,6 +304,8 @@ RECIPES = [
         "E202 post: svc has no parameter 'alhpa'; hint: did you mean 'alpha'?"),
     Mistake("a pass without a base", LINEAR + "^post: [svc]\n",
         "E651 a pass takes what each model changed of a base, and linear has none; hint: remove 'post', or take another method"),
+    Mistake("a pass after a path from the base to a model", "merge_method: slerp\nbase_model: base\nmodels: [{model: a}]\nparameters: {t: 0.5}\n^post: [svc]\n",
+        "E651 a pass takes what several models changed of a base, and slerp merges one model with its base; hint: remove 'post', or take another method"),
     Mistake("a pass over an artifact", "merge_method: emr\nbase_model: base\nmodels: [{model: a}, {model: b}]\n^post: [svc]\n",
         "E651 emr makes an artifact, and a pass takes one dense model; hint: remove 'post', or take another method"),
     # -------------------------------------------------------------- methods and their models

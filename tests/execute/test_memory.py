@@ -100,7 +100,7 @@ def test_a_run_stays_under_the_peak_its_plan_states(method: str, models: list[Pa
 
 
 @pytest.mark.parametrize("shape", [(1024, 1024), (4096, 256), (256, 2048)], ids=str)
-@pytest.mark.parametrize("method", ["fr", "tsv", "iso_c", "iso_cts", "wudi"])
+@pytest.mark.parametrize("method", ["fr", "tsv", "iso_c", "iso_cts", "wudi", "opcm", "svc"])
 def test_whole_matrices_take_no_more_than_their_scratch(method: str, shape: tuple[int, int], tmp_path: Path) -> None:
     for number in range(4):
         generator = torch.Generator().manual_seed(number)
@@ -108,8 +108,13 @@ def test_whole_matrices_take_no_more_than_their_scratch(method: str, shape: tupl
         (tmp_path / str(number)).mkdir()
         save_file(tensors, tmp_path / str(number) / "model.safetensors")
     base, *others = (tmp_path / str(number) for number in range(4))
-    parameters = {"iterations": 3} if method == "wudi" else {"filter": "reference"} if method == "fr" else {}
-    plan = mergec.compile(write_recipe(tmp_path, method, others, parameters=parameters, base_model=base), workers=2)
+    values: dict[str, Any] = {"wudi": {"iterations": 3}, "fr": {"filter": "reference"}, "svc": {"weight": 0.5}}
+    rest: dict[str, Any] = {"base_model": base, "parameters": values.get(method, {})}
+    if method == "svc":
+        recipe = write_recipe(tmp_path, "task_arithmetic", others, **rest, post=["svc"])
+    else:
+        recipe = write_recipe(tmp_path, method, others, **rest)
+    plan = mergec.compile(recipe, workers=2)
     peak = peak_of(lambda: plan.run(tmp_path / "out", device="cpu"))
     assert peak < plan.memory.peak_bytes
 

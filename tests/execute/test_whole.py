@@ -21,6 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "iso_c": {"rank_ratio": 0.5},
     "iso_cts": {},
     "wudi": {"iterations": 20},
+    "opcm": {},
 }
 
 

@@ -1,4 +1,4 @@
-"""Merges by singular values: degenerate inputs, equal bits from run to run, and bytes that are accounted for."""
+"""Merges and projections by singular values: degenerate inputs, equal bits from run to run, bytes accounted for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mergec.graph import Graph, TensorType
+from mergec.ops import steps
 from mergec.ops.basic import load
 from mergec.ops.op import remark_on
+from mergec.ops.registry import Arithmetic, Draw
+from mergec.ops.step import Steps
 from mergec.ops.svd import factorise, merge_singular, polar
 
 METHODS = ["tsv", "iso_c", "iso_cts"]
@@ -97,3 +100,17 @@ def test_scratch_grows_with_what_is_stacked() -> None:
     values: list[Any] = [merge_singular(*nodes, rank=rank) for rank in (4, 16, 64)]
     scratches = [merge_singular.scratch(node) for node in values]
     assert scratches == sorted(set(scratches))
+
+
+@pytest.mark.parametrize(("ratio", "rank"), [(0.4, 3), (1.0, 9), (0.01, 0), ("equal", 4)])
+def test_a_projected_delta_is_the_nearest_of_its_rank(ratio: Any, rank: int) -> None:
+    deltas = [low_rank(9).double(), low_rank(1, seed=1).double()]
+    ways: list[Any] = [steps.diff(), steps.project_leading(rank_ratio=ratio), steps.fuse_sum(weight=(1.0, 1.0))]
+    tensors = [torch.zeros(9, 14, dtype=torch.float64), *deltas]
+    base, *models = harness.loads(Graph(), tensors)
+    root = Steps(*ways).run(base, models, Draw(0, ""), Arithmetic())
+    expected = torch.zeros(9, 14, dtype=torch.float64)
+    for delta in deltas:
+        u, s, v = torch.linalg.svd(delta, full_matrices=False)
+        expected += (u[:, :rank] * s[:rank]) @ v[:rank]
+    torch.testing.assert_close(harness.run(root, tensors), expected, rtol=0, atol=1e-12)

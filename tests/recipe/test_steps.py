@@ -59,6 +59,18 @@ def test_a_named_method_and_its_steps_are_one_plan(models: Path, name: str, comp
     jsonschema.validate({**recipe_of(name), **steps}, json_schema())
 
 
+@pytest.mark.parametrize("name", NAMED)
+def test_steps_keep_the_order_of_models_if_it_has_a_meaning(models: Path, name: str) -> None:
+    recipe = recipe_of(name)
+    recipe["models"].reverse()
+    steps = YAML(typ="safe").load("\n".join(expansion_lines(find_method(name), {})))
+    named, spelled, sorted_ = (
+        compile_recipe(written(models, one)).hash() for one in (recipe, recipe | steps, recipe_of(name))
+    )
+    assert named == spelled
+    assert (named == sorted_) == find_method(name).commutative
+
+
 SHARED: dict[str, Any] = {
     "normalize": [{"filter": ".y", "value": False}, {"filter": ".z", "value": True}],
     "elect": [{"filter": ".y", "value": "count"}, {"value": "sum"}],
@@ -68,11 +80,12 @@ SHARED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_explain_prints_the_steps_of_a_recipe_with_its_settings(models: Path, name: str) -> None:
+@pytest.mark.parametrize("rest", [{}, {"post": [{"svc": {"alpha": 0.3}}]}], ids=["", "post"])
+@pytest.mark.parametrize("name", [name for name in NAMED if find_method(name).base == "origin"])
+def test_explain_prints_the_steps_of_a_recipe_with_its_settings(models: Path, name: str, rest: dict[str, Any]) -> None:
     """Pasted over the keys they name, they make the same plan, wherever a setting stood and whatever it filters."""
     shared = {key: value for key, value in SHARED.items() if key in find_method(name).parameters}
-    recipe = recipe_of(name, parameters=shared)
+    recipe = recipe_of(name, parameters=shared, **rest)
     explained = mergec("explain", written(models, recipe), "layers.1.y").out
     printed = explained.partition("\nas a pipeline\n")[2].partition("\n\n")[0]
     pasted = recipe | YAML(typ="safe").load(printed)

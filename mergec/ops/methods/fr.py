@@ -8,7 +8,7 @@ from mergec.ops.registry import Each, each, method
 from mergec.ops.step import Steps
 
 
-@method("arXiv:2411.16815")
+@method("arXiv:2411.16815", commutative=True)
 def fr(
     *,
     weight: Each[Weight] = each(1.0),
