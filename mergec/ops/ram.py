@@ -47,13 +47,13 @@ def amplification(counts: tuple[float, ...], *, r: float, alpha: float, epsilon:
     return tuple(1 + r * min(alpha, shared / max(unique, epsilon)) if unique else 1.0 for shared, unique in pairs)
 
 
-@op("map", "weight delta* -> weight", scratch_bytes=20)
+@op("map", "weight delta* -> weight", scratch_bytes=28)
 def fuse_changed(base: Tensor, *deltas: Tensor, epsilon: float) -> Tensor:
     """base + per entry the mean of the deltas that are changed there."""
     return _fused(base, deltas, (1.0,) * len(deltas), epsilon)
 
 
-@op("map", "weight scalar delta* -> weight", scratch_bytes=20)
+@op("map", "weight scalar delta* -> weight", scratch_bytes=28)
 def fuse_amplified(base: Tensor, factors: tuple[float, ...], *deltas: Tensor, epsilon: float) -> Tensor:
     """`fuse_changed` with each delta times its factor where it alone is changed."""
     return _fused(base, deltas, factors, epsilon)
