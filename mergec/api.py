@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergec import graph
+from mergec import keys, plan, planfile
 from mergec.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -18,8 +18,21 @@ if TYPE_CHECKING:
     from mergec.execute.work import Report
 
 
-class Plan(graph.Plan):
+class Plan(plan.Plan):
     """A plan that can run itself."""
+
+    def hash(self) -> str:
+        """A digest of the result, known before it is made; see `mergec.keys.plan_hash`."""
+        return keys.plan_hash(self)
+
+    def to_json(self) -> str:
+        """The whole plan as JSON."""
+        return planfile.plan_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back; raises ValueError when it is not one of this format."""
+        return adopt(planfile.read_plan(text))
 
     def run(
         self,
@@ -59,9 +72,9 @@ def compile(  # noqa: A001 - the verb of this package
     return adopt(compile_recipe(recipe, written, options))
 
 
-def adopt(plan: graph.Plan) -> Plan:
-    """The same plan with a `run` method."""
-    return Plan(**{part.name: getattr(plan, part.name) for part in dataclasses.fields(plan)})
+def adopt(made: plan.Plan) -> Plan:
+    """The same plan with the methods of this interface."""
+    return Plan(**{part.name: getattr(made, part.name) for part in dataclasses.fields(made)})
 
 
 def merge(

@@ -10,10 +10,10 @@ from mergec.compiler.materialize import compile_task
 from mergec.errors import UsageError, did_you_mean
 from mergec.execute.evaluate import evaluate
 from mergec.execute.work import one_thread
-from mergec.graph import Output, Plan
 from mergec.io.artifact import ArtifactFiles, open_artifact
 from mergec.io.reader import Reader
 from mergec.io.tensors import ITEM_BYTES, TensorRef
+from mergec.plan import Output, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor

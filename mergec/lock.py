@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from mergec.errors import InputError, RunError, UsageError
-from mergec.graph import Identify, ModelUse, Plan, graph_text
 from mergec.io.digests import Report, file_digest
 from mergec.io.layouts import layout_name, layouts_of
 from mergec.io.lockfile import (
@@ -29,6 +28,8 @@ from mergec.io.lockfile import (
     read_lock,
     weights_digest,
 )
+from mergec.keys import Identify, graph_text, plan_hash, plan_keys
+from mergec.plan import ModelUse, Plan
 
 
 def numerics(plan: Plan, device_class: str) -> dict[str, str]:
@@ -63,12 +64,12 @@ def input_digests(plan: Plan, report: Report | None = None, verify: bool = False
 
 def locked_recipe(plan: Plan, digests: Mapping[str, str]) -> LockedRecipe:
     """What the lock beside a recipe says: names, digests and keys; the same on every machine."""
-    keys, actions = plan.keys(), plan.keys(by_content(digests))
+    keys, actions = plan_keys(plan), plan_keys(plan, by_content(digests))
     graphs = [graph_text(plan, kind) for kind in plan.kinds]
     names = [hashlib.sha256("\n".join(graph).encode()).hexdigest()[:12] for graph in graphs]
     layouts = {path: lines for one in plan.checkpoints.values() for path, lines in layouts_of(one).items()}
     return LockedRecipe(
-        plan=plan.hash(),
+        plan=plan_hash(plan),
         method=plan.method,
         text=_without_overrides(plan),
         layouts={layout_name(lines): lines for lines in layouts.values()},

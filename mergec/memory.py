@@ -15,11 +15,12 @@ from mergec.compiler.statistics import feeds, rounds, statistics
 from mergec.errors import Place, Problem, RecipeError
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
 from mergec.execute.statistics import Statistics
-from mergec.graph import Graph, Kind, Node, Output, Statistic
+from mergec.graph import Graph, Node
 from mergec.io.artifact import part_name
 from mergec.io.checkpoint import Checkpoint
 from mergec.io.tensors import CODE_OF, TensorRef
 from mergec.ops.pool import Part, Values
+from mergec.plan import Kind, Output, Statistic
 from mergec.recipe.bind import bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_recipe

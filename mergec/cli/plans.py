@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mergec.cli.options import RECIPE, compile_options, plan_options, with_seed
+from mergec.keys import plan_hash
+from mergec.planfile import plan_json
 
 if TYPE_CHECKING:
-    from mergec.graph import Plan
+    from mergec.plan import Plan
 
 
 @click.command()
@@ -54,7 +56,7 @@ def plan(
 
         _show_page(html, page_html(analysis, made, warnings), made, force)
     elif as_json:
-        click.echo(made.to_json())
+        click.echo(plan_json(made))
     elif dot or mermaid:
         root = made.root(made.kinds[text.find_output(made, dot or mermaid or "").kind])
         click.echo(draw.dot(root) if dot else draw.mermaid(root))
@@ -70,7 +72,7 @@ def _show_page(out: Path, page: str, made: Plan, force: bool) -> None:
         click.echo(page, nl=False)
         return
     write_page(out, page, force=force, inputs=[made.recipe_path, *(file.path for file in made.files)])
-    click.echo(f"{out}: plan {made.hash()[:12]} as a page of {size_text(len(page.encode()))}")
+    click.echo(f"{out}: plan {plan_hash(made)[:12]} as a page of {size_text(len(page.encode()))}")
 
 
 @click.command()

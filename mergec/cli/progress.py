@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from mergec.execute.work import Progress, Report
-from mergec.graph import Plan
+from mergec.plan import Plan
 
 _LINE_SECONDS = 5.0
 

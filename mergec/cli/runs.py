@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mergec.cli.options import compile_options, layout_options, listed, plan_options, run_options, with_seed
+from mergec.planfile import read_plan
 
 if TYPE_CHECKING:
     from mergec.execute.reuse import Decision
     from mergec.execute.run import Result
-    from mergec.graph import Plan
+    from mergec.plan import Plan
 
 
 @click.command()
@@ -123,7 +124,6 @@ def execute(
 def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Plan:
     from mergec.compiler.compile import compile_recipe
     from mergec.errors import UsageError
-    from mergec.graph import Plan
 
     if recipe.suffix != ".json":
         return compile_recipe(recipe, overrides, compile_options(values))
@@ -132,7 +132,7 @@ def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str
             "E501", f"{recipe} is a plan, in which everything is decided", "give the options to `mergec plan`"
         )
     try:
-        return Plan.from_json(recipe.read_text(encoding="utf-8"))
+        return read_plan(recipe.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = getattr(error, "strerror", None) or error
         raise UsageError("E504", f"{recipe} is not a plan: {why}", "make one with `mergec plan --json`") from None

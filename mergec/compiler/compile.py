@@ -21,10 +21,11 @@ from mergec.compiler.source import refs_of
 from mergec.compiler.stages import stage_model
 from mergec.compiler.statistics import feeds, rounds, statistics
 from mergec.errors import InputError, Place, Problem, RecipeError, count
-from mergec.graph import Graph, Plan, SourceFile, walk
+from mergec.graph import Graph, walk
 from mergec.io.tensors import TensorRef
 from mergec.ops.op import Remark, remark_on
 from mergec.ops.registry import Method
+from mergec.plan import Plan, SourceFile
 from mergec.recipe.bind import Bound, bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_document, read_recipe

@@ -15,7 +15,8 @@ from mergec.compiler.idle import Idle, why_idle
 from mergec.compiler.resolved import Setting
 from mergec.compiler.sides import Keys, Side, keys_of
 from mergec.errors import RecipeError
-from mergec.graph import Output, Plan
+from mergec.keys import plan_keys
+from mergec.plan import Output, Plan
 from mergec.recipe.compare import Change, compare
 from mergec.recipe.document import Document
 from mergec.recipe.settings import Resolved
@@ -187,7 +188,7 @@ class _Finder:
             return self.changed
         try:
             analysis = analyse(self._set_back(change.key[0]), self.new.analysis.models)
-            keys = compile_analysis(analysis, (), Options()).keys(self.keys.identify)
+            keys = plan_keys(compile_analysis(analysis, (), Options()), self.keys.identify)
         except RecipeError:
             return self.changed
         return frozenset(name for name, key in self.keys.new.items() if keys.get(name) != key and name in self.changed)

@@ -9,19 +9,20 @@ from pathlib import Path
 
 from mergec.compiler.compile import Options
 from mergec.compiler.inventory import Model, line_up, open_model
-from mergec.compiler.lower import Lowered, slots_of
+from mergec.compiler.lower import Lowered
 from mergec.compiler.names import fold, is_embedding
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import lay_out, make_kind, promise_memory
 from mergec.compiler.sidefiles import copied_file, json_text, written_file
 from mergec.compiler.source import Derived, Source, refs_of, structure_of
 from mergec.errors import RecipeError, UsageError, count
-from mergec.graph import Graph, ModelUse, Node, Plan, SourceFile, Space, TensorType
+from mergec.graph import Graph, Node, Space, TensorType, slots_of
 from mergec.io.checkpoint import ADAPTER_CONFIG_NAME, is_tokenizer_file
 from mergec.io.layout import SideFile
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.basic import cast, diff, load
 from mergec.ops.parts import factorise
+from mergec.plan import ModelUse, Plan, SourceFile
 
 _PREFIX = "base_model.model."
 _STEM = "adapter_model"

@@ -22,11 +22,11 @@ from mergec.compiler.names import (
 from mergec.compiler.quantised import dequantised
 from mergec.compiler.source import Source
 from mergec.errors import InputError, Place, Problem, count, did_you_mean
-from mergec.graph import ModelUse
 from mergec.io import hub
 from mergec.io.adapter import read_config
 from mergec.io.checkpoint import ADAPTER_NAME, Checkpoint, is_tokenizer_file, open_checkpoint
 from mergec.io.tensors import FLOATS
+from mergec.plan import ModelUse
 
 STAGE = "stage:"
 """What the file of a tensor is called that a stage of the recipe computes, before the stage's name."""

@@ -17,7 +17,7 @@ from mergec.compiler.names import fold, is_head
 from mergec.compiler.passes import rewrite
 from mergec.compiler.source import Derived, Source, refs_of, structure_of
 from mergec.errors import Place, Problem, count
-from mergec.graph import Graph, Node, Space, TensorType, walk
+from mergec.graph import Graph, Node, Space, TensorType, slots_of
 from mergec.io.artifact import SHARED_FILE, expert_file, part_name
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.artifact import Artifact, pieces
@@ -348,11 +348,6 @@ def filters_of(bound: Bound) -> set[str]:
     """Every filter of the settings."""
     choices = (choice for scope in scopes_of(bound) for setting in scope.values() for choice in setting)
     return {choice.filter for choice in choices if choice.filter is not None}
-
-
-def slots_of(root: Node) -> tuple[int, ...]:
-    """The slots that a graph loads."""
-    return tuple(sorted(node.attr("slot") for node in walk(root) if node.op == "load"))
 
 
 def stored_dtype(recipe: Recipe, row: Sequence[Source]) -> str:

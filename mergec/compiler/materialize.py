@@ -20,7 +20,7 @@ from mergec.compiler.sidefiles import (
     written_file,
 )
 from mergec.errors import InputError, did_you_mean, path_text
-from mergec.graph import Graph, ModelUse, Node, Output, Plan, SourceFile, Space, TensorType, walk
+from mergec.graph import Graph, Node, Space, TensorType, slots_of
 from mergec.io.artifact import ArtifactFiles, open_artifact, ratio_sums
 from mergec.io.checkpoint import INDEX_NAME
 from mergec.io.layout import Shard, SideFile
@@ -29,6 +29,7 @@ from mergec.ops.artifact import PARTS
 from mergec.ops.basic import cast, load
 from mergec.ops.op import SpaceError
 from mergec.ops.rebuild import rebuilt
+from mergec.plan import ModelUse, Output, Plan, SourceFile
 
 _SPACES: Mapping[str, Space] = {"mask": "bits", "delta": "delta", "shared": "delta"}
 
@@ -50,8 +51,7 @@ def compile_task(folder: str | Path, task: str, dtype: str | None = None, option
         if key not in roots:
             roots[key] = _dense(graph, backbone, stored, dtype, scale)
         refs = [backbone, *stored.values()]
-        slots = sorted(node.attr("slot") for node in walk(roots[key]) if node.op == "load")
-        lowered.append(Lowered(name, roots[key], tuple(refs[slot] for slot in slots)))
+        lowered.append(Lowered(name, roots[key], tuple(refs[slot] for slot in slots_of(roots[key]))))
     return dataclasses.replace(_plan(files, task, lowered, graph, options or Options()), warnings=warnings)
 
 

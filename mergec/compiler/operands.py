@@ -12,9 +12,9 @@ from mergec.compiler.inventory import Model
 from mergec.compiler.saved import Headers, locked_models, planned_models
 from mergec.compiler.sides import Side, of_lock, of_plan, of_recipe
 from mergec.errors import InputError, UsageError, did_you_mean
-from mergec.graph import Plan
 from mergec.io import revisions as git
 from mergec.io.lockfile import LOCK_NAME, LockFile, parse_lock, read_lock
+from mergec.planfile import read_plan
 from mergec.recipe.document import parse
 from mergec.recipe.source import decoded, read_bytes
 
@@ -186,7 +186,7 @@ def _locked_beside(label: str, beside: Path, revision: str | None) -> Mapping[st
 
 def _planned(text: bytes, label: str) -> Entry:
     try:
-        plan = Plan.from_json(text.decode())
+        plan = read_plan(text.decode())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError("E612", f"{label} is not a plan: {error}", "make one with `mergec plan --json`") from None
     return Entry(label, lambda: planned_models(plan, label), lambda headers: of_plan(plan, label))

@@ -32,9 +32,11 @@ from mergec.compiler.text import (
     work_rows,
 )
 from mergec.errors import count, size_text
-from mergec.graph import Output, Plan, lines, walk
+from mergec.graph import lines, walk
 from mergec.io.page import MARK
+from mergec.keys import plan_hash
 from mergec.ops.registry import Parameter
+from mergec.plan import Output, Plan
 from mergec.recipe.schema import Recipe
 from mergec.recipe.settings import Choice, Resolved
 
@@ -80,7 +82,7 @@ def page_facts(analysis: Analysis, plan: Plan, warnings: Sequence[str]) -> dict[
     return {
         "name": plan.name,
         "method": plan.method,
-        "hash": plan.hash(),
+        "hash": plan_hash(plan),
         "summary": analysis.method.summary,
         "formula": formula(analysis.method.doc),
         "recipe": {"file": plan.recipe_path, "text": plan.recipe_text},

@@ -11,11 +11,12 @@ from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import make_kind
 from mergec.compiler.statistics import feeds, rounds
 from mergec.errors import Place, count
-from mergec.graph import Graph, Kind, Node, TensorType
+from mergec.graph import Graph, Node, TensorType
 from mergec.ops.artifact import Artifact
 from mergec.ops.basic import cast, load
 from mergec.ops.registry import Arithmetic, Draw, Method, Parameter, methods
 from mergec.ops.step import steps
+from mergec.plan import Kind
 from mergec.recipe.expand import expansion_lines
 from mergec.recipe.new import recipe_text
 from mergec.recipe.settings import expectation

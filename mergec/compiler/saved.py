@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mergec.compiler.inventory import Model, open_model
 from mergec.errors import InputError, Place
-from mergec.graph import Plan
 from mergec.io.checkpoint import Checkpoint, WeightFile
 from mergec.io.layouts import tensors_of
 from mergec.io.lockfile import LockedModel, LockedRecipe
+from mergec.plan import Plan
 from mergec.recipe.document import Document
 from mergec.recipe.schema import Recipe
 

@@ -10,10 +10,11 @@ from types import MappingProxyType
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import natural
 from mergec.errors import InputError
-from mergec.graph import PER_ENTRY, Kind, KindClass, Memory, Node, Output, Step, walk
+from mergec.graph import PER_ENTRY, Node, slots_of, walk
 from mergec.io.layout import Shard
 from mergec.io.tensors import ITEM_BYTES, header_bytes
 from mergec.ops.op import OPS
+from mergec.plan import Kind, KindClass, Memory, Output, Step
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 LARGEST_TILE = 1 << 18
@@ -101,7 +102,6 @@ def tile_bytes(passes: Sequence[Sequence[Step]], nodes: Sequence[Node], entries:
 def make_kind(root: Node, nodes: Sequence[Node], rounds: Mapping[int, int] = MappingProxyType({})) -> Kind:
     """How tensors with this graph are evaluated; `rounds` says when each `over_model` node's statistic is found."""
     order = walk(root)
-    slots = tuple(sorted(node.attr("slot") for node in order if node.op == "load"))
     passes = sweeps(root)
     surveys = _surveys(order, rounds)
     kind_class = _class_of(order)
@@ -112,7 +112,7 @@ def make_kind(root: Node, nodes: Sequence[Node], rounds: Mapping[int, int] = Map
         row = lcm(row, 8)
     peak = tile_bytes([*passes, *(steps for survey in surveys for steps in survey)], nodes, swept.numel)
     held = sum(node.type.numel * node.type.item_bytes for node in order if node.is_held)
-    return Kind(root.index, kind_class, slots, passes, peak, row, swept.shape, surveys, held_bytes=held)
+    return Kind(root.index, kind_class, slots_of(root), passes, peak, row, swept.shape, surveys, held_bytes=held)
 
 
 def _surveys(order: Sequence[Node], rounds: Mapping[int, int]) -> tuple[tuple[tuple[Step, ...], ...], ...]:

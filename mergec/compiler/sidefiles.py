@@ -12,13 +12,13 @@ from typing import Any
 
 from mergec.compiler.inventory import Inventory, Model
 from mergec.compiler.restack import restack
-from mergec.graph import Output
 from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, Router, expert_file, router_file
 from mergec.io.checkpoint import is_tokenizer_file, small_file_digest
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import FLOATS, ITEM_BYTES, TensorRef
 from mergec.ops.artifact import RULE
 from mergec.ops.registry import Method
+from mergec.plan import Output
 from mergec.recipe.bind import Bound
 from mergec.recipe.schema import Recipe
 

@@ -13,12 +13,13 @@ from mergec.compiler.compile import Analysis, Options, analyse, compile_analysis
 from mergec.compiler.resolved import Setting, settings_by_tensor
 from mergec.compiler.saved import Headers, locked_models, planned_models
 from mergec.errors import RecipeError
-from mergec.graph import Identify, Plan
 from mergec.io.digests import remembered
 from mergec.io.hub import is_hub_path
 from mergec.io.lockfile import LockedRecipe
 from mergec.io.tensors import ITEM_BYTES, TensorRef
+from mergec.keys import Identify, plan_hash, plan_keys
 from mergec.lock import changed_files
+from mergec.plan import Plan
 from mergec.recipe.document import Document, parse
 from mergec.recipe.load import with_overrides
 from mergec.recipe.settings import Resolved
@@ -112,7 +113,7 @@ def of_plan(plan: Plan, label: str) -> Side:
 
 def _of_plan(plan: Plan, analysis: Analysis | None, label: str, *, is_here: bool) -> Side:
     tensors = {one.name: Tensor(one.dtype, one.shape, one.end - one.begin, one.tensor) for one in plan.outputs}
-    return Side(label, plan.hash(), plan.method, tensors, plan, analysis, is_here=is_here)
+    return Side(label, plan_hash(plan), plan.method, tensors, plan, analysis, is_here=is_here)
 
 
 def of_lock(locked: LockedRecipe, label: str, recipe: Path) -> Side:
@@ -128,7 +129,7 @@ def of_lock(locked: LockedRecipe, label: str, recipe: Path) -> Side:
         )
         analysis = analyse(document, models)
         compiled = compile_analysis(analysis, locked.overrides, Options())
-        plan = compiled if compiled.hash() == locked.plan else None
+        plan = compiled if plan_hash(compiled) == locked.plan else None
     except RecipeError:
         pass
     tensors = {
@@ -171,13 +172,13 @@ def keys_of(old: Side, new: Side) -> Keys:
         first, second = (_by_place(side) for side in (old, new))
     else:
         first, second = _by_name(old, new), _by_name(new, old)
-    return Keys(old.plan.keys(first), new.plan.keys(second), tuple(_changed_inputs(old, new)), second)
+    return Keys(plan_keys(old.plan, first), plan_keys(new.plan, second), tuple(_changed_inputs(old, new)), second)
 
 
 def _plan_keys(side: Side) -> Mapping[str, str]:
     if side.locked:
         return {name: one.plan for name, one in side.locked.tensors.items()}
-    return side.plan.keys() if side.plan else {}
+    return plan_keys(side.plan) if side.plan else {}
 
 
 def _by_place(side: Side) -> Identify:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mergec.compiler.names import natural
 from mergec.errors import Place, Problem, RecipeError
-from mergec.graph import Node, Output, Statistic, walk
+from mergec.graph import Node, walk
 from mergec.ops.pool import definition
+from mergec.plan import Output, Statistic
 
 Feeds = Mapping[str, Mapping[int, Node]]
 """By name of a statistic: the `over_model` node of each root that has one, by the root's position."""

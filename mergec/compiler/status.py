@@ -9,12 +9,12 @@ from typing import Literal
 
 from mergec.compiler.compile import compile_recipe
 from mergec.errors import InputError, RecipeError, count
-from mergec.graph import Plan
 from mergec.io.digests import Report
 from mergec.io.lockfile import LOCK_NAME, LockedRecipe, LockFile, read_lock
 from mergec.io.staging import made_here
 from mergec.io.verify import verify
 from mergec.lock import differences, input_digests, lock_of, locked_recipe, read_locked
+from mergec.plan import Plan
 
 State = Literal["recipe changed", "input changed", "output modified", "not compared"]
 _STATES: dict[str, State] = {"recipe": "recipe changed", "input": "input changed"}

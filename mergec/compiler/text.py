@@ -14,8 +14,10 @@ from mergec.compiler.names import fold
 from mergec.compiler.schedule import evaluated_bytes, inside
 from mergec.compiler.source import refs_of
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
-from mergec.graph import Kind, ModelUse, Node, Output, Plan, Statistic, listing
+from mergec.graph import Node, listing
 from mergec.io.tensors import FLOATS, TensorRef
+from mergec.keys import plan_hash
+from mergec.plan import Kind, ModelUse, Output, Plan, Statistic
 from mergec.recipe.expand import expansion_lines
 from mergec.recipe.settings import Resolved
 
@@ -24,7 +26,7 @@ def plan_text(plan: Plan) -> str:
     """The whole plan for a terminal; the same for the same plan."""
     found = statistic_rows(plan)
     sections = [
-        [f"plan {plan.hash()[:12]}  {plan.name}  {plan.method}"],
+        [f"plan {plan_hash(plan)[:12]}  {plan.name}  {plan.method}"],
         ["models", *table(model_rows(plan))],
         [f"result: {', '.join(result_facts(plan))}", *table(shard_rows(plan))],
         ["statistics of the whole model, found first", *table(found)] if found else [],

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mergec.graph import Kind, Node, Step
+from mergec.graph import Node
 from mergec.ops.op import OPS, Reducer, Tile
 from mergec.ops.pool import Part, Values
+from mergec.plan import Kind, Step
 
 if TYPE_CHECKING:
     from torch import Tensor

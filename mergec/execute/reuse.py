@@ -12,10 +12,10 @@ from pathlib import Path
 
 from mergec.errors import RunError
 from mergec.execute.work import Finished, Progress, Report
-from mergec.graph import Output, Plan
 from mergec.io.journal import Placed
 from mergec.io.lockfile import LockFile
 from mergec.io.staging import Staging
+from mergec.plan import Output, Plan
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from mergec.execute import reuse
 from mergec.execute.reuse import Decision
 from mergec.execute.statistics import Statistics
 from mergec.execute.work import Report, choose_device, survey, work
-from mergec.graph import Output, Plan
 from mergec.io.digests import FollowedFiles, remembered, state_id
 from mergec.io.hub import is_hub_path
 from mergec.io.journal import Journal, Placed
 from mergec.io.lockfile import LockedRecipe, LockFile, parse_lock
 from mergec.io.staging import Staging, check_output, check_space, made_here, side_file_digest, staging_folder
 from mergec.io.verify import verify
+from mergec.keys import plan_keys, statistic_keys
 from mergec.lock import (
     by_content,
     input_digests,
@@ -30,6 +30,7 @@ from mergec.lock import (
     other_numerics,
     reasons,
 )
+from mergec.plan import Output, Plan
 
 Notice = Callable[[Decision], None]
 """Takes what was decided, where there was anything to be taken over or compared with."""
@@ -163,7 +164,7 @@ class _Job:
     def __init__(self, plan: Plan, staging: Staging, journal: Journal, report: Report | None = None) -> None:
         self.plan, self.staging, self.journal, self.report = plan, staging, journal, report
         self.states = {source.path: state_id(source.path) for source in plan.files}
-        self.keys = plan.keys(by_content(self.states))
+        self.keys = plan_keys(plan, by_content(self.states))
         self.digests: dict[str, str] = {}
         self.made: dict[str, str] = {}
         staging.prepare()
@@ -207,20 +208,20 @@ class _Job:
 
     def _adopt_statistics(self, old: LockedRecipe) -> None:
         """Take over the statistics of an earlier output that depend on the same."""
-        keys, known = self.plan.statistic_keys(by_content(self.states)), locked_statistics(old)
-        for name, key in self.plan.statistic_keys(by_content(self.digests)).items():
+        keys, known = statistic_keys(self.plan, by_content(self.states)), locked_statistics(old)
+        for name, key in statistic_keys(self.plan, by_content(self.digests)).items():
             if key in known:
                 self.journal.record_statistic(keys[name], known[key])
 
     def _found_statistics(self) -> dict[str, tuple[float, ...]]:
         """The statistics that are known, by keys of their inputs' contents."""
-        keys, known = self.plan.statistic_keys(by_content(self.digests)), self.journal.statistics
-        states = self.plan.statistic_keys(by_content(self.states))
+        keys, known = statistic_keys(self.plan, by_content(self.digests)), self.journal.statistics
+        states = statistic_keys(self.plan, by_content(self.states))
         return {keys[name]: known[state] for name, state in states.items() if state in known}
 
     def survey(self, todo: Sequence[Output], device: Any) -> tuple[Statistics, int]:
         """Find the statistics of the whole model that tensors need; the journal keeps them. Also the bytes read."""
-        keys = self.plan.statistic_keys(by_content(self.states))
+        keys = statistic_keys(self.plan, by_content(self.states))
         known = {name: self.journal.statistics[key] for name, key in keys.items() if key in self.journal.statistics}
         statistics = Statistics(self.plan, self.plan.outputs, known)
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from mergec.graph import Kind, Node, Output, Statistic
+from mergec.graph import Node
 from mergec.ops.pool import Part, Pool, Values, pool_of, value_at
+from mergec.plan import Kind, Output, Statistic
 
 
 class Surveyed(Protocol):

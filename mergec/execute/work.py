@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from mergec.errors import RunError, UsageError, path_text
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
 from mergec.execute.statistics import Statistics
-from mergec.graph import Output, Plan
 from mergec.io.reader import Reader
 from mergec.io.staging import Staging
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 from mergec.ops.pool import Part, Values
+from mergec.plan import Output, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor

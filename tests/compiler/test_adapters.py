@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import mergec
 from mergec.errors import RecipeError
+from mergec.keys import plan_keys
 
 Families = Callable[..., Family]
 
@@ -127,14 +128,14 @@ def test_an_adapter_is_in_keys_digests_and_the_plan(family: Families, tmp_path: 
     recipe = linear(tmp_path, f"{base}+a", base)
     plan = mergec.compile(recipe)
     name = "model.layers.0.self_attn.q_proj.weight"
-    keys = plan.keys()
+    keys = plan_keys(plan)
     assert {file.path for file in plan.files} == {
         str(base / "model.safetensors"),
         str(tmp_path / "a/adapter_model.safetensors"),
     }
     config = json.loads((tmp_path / "a/adapter_config.json").read_text())
     (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 5}))
-    other = mergec.compile(recipe).keys()
+    other = plan_keys(mergec.compile(recipe))
     assert {tensor for tensor in keys if keys[tensor] != other[tensor]} == {
         f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(3)
     }

@@ -20,7 +20,8 @@ from recipes_fixtures import mergec, write_family, write_model
 from mergec.compiler.compile import Analysis, Options, analyse, compile_analysis
 from mergec.compiler.page import page_facts, page_html
 from mergec.compiler.text import plan_text
-from mergec.graph import Plan, listing
+from mergec.graph import listing
+from mergec.plan import Plan
 from mergec.recipe.load import read_document
 
 RECIPE = """\

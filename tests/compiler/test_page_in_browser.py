@@ -13,7 +13,8 @@ from recipes_fixtures import mergec, write_model
 
 from mergec.compiler.compile import Options, analyse, compile_analysis
 from mergec.compiler.text import members
-from mergec.graph import Plan, listing, walk
+from mergec.graph import listing, walk
+from mergec.plan import Plan
 from mergec.recipe.load import read_document
 
 LAYERS = 6

@@ -22,10 +22,12 @@ from mergec.compiler.schedule import (
     tile_entries,
 )
 from mergec.errors import InputError
-from mergec.graph import Graph, Kind, Output, Shard, TensorType, walk
+from mergec.graph import Graph, TensorType, walk
+from mergec.io.layout import Shard
 from mergec.io.tensors import ITEM_BYTES
 from mergec.ops.basic import load
 from mergec.ops.op import OPS
+from mergec.plan import Kind, Output
 
 DTYPES = ["float64", "float32", "bfloat16", "float16", "int64", "uint8", "bool"]
 SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)

@@ -12,6 +12,7 @@ from recipes_fixtures import mergec, tensors_of, write_model
 from mergec.compiler.compile import analyse, compile_recipe
 from mergec.compiler.text import explain_text
 from mergec.errors import RecipeError
+from mergec.planfile import plan_json, read_plan
 from mergec.recipe.document import parse
 from mergec.recipe.load import read_document
 
@@ -119,11 +120,10 @@ def test_what_changes_in_a_stage_is_computed_again_and_nothing_else(family: Path
 
 
 def test_a_plan_of_stages_survives_json(family: Path) -> None:
-    from mergec.graph import Plan
 
     Path("r.yml").write_text(staged(TIES, DARE, LAST))
     plan = compile_recipe("r.yml")
-    assert Plan.from_json(plan.to_json()) == plan
+    assert read_plan(plan_json(plan)) == plan
 
 
 def test_settings_of_a_stage_can_be_set_from_outside(family: Path) -> None:

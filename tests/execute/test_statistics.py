@@ -19,9 +19,10 @@ from mergec.errors import RecipeError, size_text
 from mergec.execute import evaluate, work
 from mergec.execute import run as run_module
 from mergec.execute.run import publish, run_part
-from mergec.graph import Plan
 from mergec.io.journal import Journal, Placed
+from mergec.keys import plan_keys, statistic_keys
 from mergec.lock import by_content
+from mergec.planfile import plan_json, read_plan
 
 
 def ties(folder: Path, llama: Family, **parameters: Any) -> Path:
@@ -79,7 +80,7 @@ def test_the_plan_says_what_is_found_first(plan: mergec.Plan) -> None:
 
 
 def test_a_plan_goes_through_json(plan: mergec.Plan, tmp_path: Path) -> None:
-    again = Plan.from_json(plan.to_json())
+    again = read_plan(plan_json(plan))
     assert again == plan
     assert again.statistics == plan.statistics
     assert again.kinds == plan.kinds
@@ -199,10 +200,10 @@ def test_the_key_of_an_output_covers_every_tensor_that_feeds_its_statistics(plan
     last = max((ref for output in plan.outputs for ref in output.sources), key=lambda ref: (ref.file, ref.begin))
     for one, changed in ((plan, len(plan.outputs)), (local, 1)):
         moved = [dataclasses.replace(output, sources=_moved(output.sources, last)) for output in one.outputs]
-        before = one.keys(by_content(files))
-        after = dataclasses.replace(one, outputs=tuple(moved)).keys(by_content(files))
+        before = plan_keys(one, by_content(files))
+        after = plan_keys(dataclasses.replace(one, outputs=tuple(moved)), by_content(files))
         assert sum(before[name] != after[name] for name in before) == changed
-    assert local.statistic_keys(by_content(files)) == {}
+    assert statistic_keys(local, by_content(files)) == {}
 
 
 def _moved(sources: Any, chosen: Any) -> Any:

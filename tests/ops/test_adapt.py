@@ -7,9 +7,10 @@ import torch
 from harness import EVERYTHING, loads, run
 
 from mergec.compiler.schedule import evaluated_bytes, make_kind
-from mergec.graph import Graph, Node, Output
+from mergec.graph import Graph, Node
 from mergec.ops.adapt import ROWS, adapt, shift, stretch
 from mergec.ops.op import SpaceError
+from mergec.plan import Output
 
 ROW_COUNT, COLUMNS, RANK = 3 * ROWS + 5, 70, 9
 

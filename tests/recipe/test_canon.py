@@ -15,6 +15,7 @@ from recipes_fixtures import write_family
 
 from mergec.compiler.compile import compile_document
 from mergec.errors import RecipeError
+from mergec.keys import plan_hash
 from mergec.recipe.canon import canonical_text
 from mergec.recipe.document import parse
 from mergec.recipe.format import format_text
@@ -104,8 +105,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_family(tmp_path_factory.mktemp("models"))
 
 
-def plan_hash(text: str, folder: Path) -> str:
-    return compile_document(parse(text, str(folder / "recipe.yml"))).hash()
+def hash_of(text: str, folder: Path) -> str:
+    return plan_hash(compile_document(parse(text, str(folder / "recipe.yml"))))
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -113,14 +114,14 @@ def test_equal_meaning_is_equal_text_and_equal_plan(name: str, folder: Path) -> 
     one, other = PAIRS[name]
     assert one != other
     assert canonical_text(one, "one.yml") == canonical_text(other, "other.yml")
-    assert plan_hash(one, folder) == plan_hash(other, folder) == plan_hash(canonical_text(one, "one.yml"), folder)
+    assert hash_of(one, folder) == hash_of(other, folder) == hash_of(canonical_text(one, "one.yml"), folder)
 
 
 @pytest.mark.parametrize("name", APART)
 def test_equal_plans_of_other_texts(name: str, folder: Path) -> None:
     one, other = APART[name]
     assert canonical_text(one, "one.yml") != canonical_text(other, "other.yml")
-    assert plan_hash(one, folder) == plan_hash(other, folder)
+    assert hash_of(one, folder) == hash_of(other, folder)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def recipes(draw: Any) -> dict[str, Any]:
 def test_a_canonical_text_gives_the_same_plan(folder: Path, recipe: dict[str, Any]) -> None:
     text = json.dumps(recipe)
     canonical = canonical_text(text, "r.yml")
-    assert plan_hash(canonical, folder) == plan_hash(text, folder)
+    assert hash_of(canonical, folder) == hash_of(text, folder)
     assert canonical_text(canonical, "r.yml") == canonical
     assert canonical_text(format_text(text, "r.yml"), "r.yml") == canonical
 
@@ -194,7 +195,7 @@ def test_a_step_that_says_the_default_says_it_where_the_recipe_says_another(fold
     text = TIES.replace("ties", "pipeline") + steps
     canonical = canonical_text(text, "r.yml")
     assert "  - trim: {keep: largest, density: 1.0}\n" in canonical
-    assert plan_hash(canonical, folder) == plan_hash(text, folder)
+    assert hash_of(canonical, folder) == hash_of(text, folder)
 
 
 def test_without_a_base_the_first_model_stays_first(folder: Path) -> None:
@@ -205,7 +206,7 @@ def test_without_a_base_the_first_model_stays_first(folder: Path) -> None:
         "a",
         "b",
     ]
-    assert plan_hash(canonical_text(text, "r.yml"), folder) == plan_hash(text, folder)
+    assert hash_of(canonical_text(text, "r.yml"), folder) == hash_of(text, folder)
 
 
 @pytest.mark.parametrize(

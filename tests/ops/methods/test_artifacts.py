@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import mergec
 from mergec.compiler.materialize import compile_task
 from mergec.ops.registry import methods
+from mergec.planfile import plan_json, read_plan
 
 ALL = sorted(name for name, one in methods().items() if one.makes_artifact)
 # A value for every parameter of any method, in none of its defaults; lists have one per task.
@@ -129,7 +130,7 @@ def test_bytes_do_not_depend_on_tiles_workers_and_shards(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ALL)
 def test_a_plan_survives_json(name: str, tmp_path: Path) -> None:
     plan = mergec.compile(artifacts.write_recipe(tmp_path, name, artifacts.states(), **settings(name)))
-    assert mergec.api.adopt(mergec.Plan.from_json(plan.to_json())) == plan
+    assert mergec.api.adopt(read_plan(plan_json(plan))) == plan
 
 
 @pytest.mark.parametrize(("name", "parameter"), [(n, p) for n in ALL for p in methods()[n].parameters])
