@@ -64,8 +64,8 @@ def compile(  # noqa: A001 - the verb of this package
     """
     import json
 
-    from mergec.compiler.compile import Options, compile_recipe
-    from mergec.compiler.schedule import DEFAULT_SHARD_BYTES
+    from mergec.compiler.compile import compile_recipe
+    from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, Options
 
     options = Options(shard_bytes or DEFAULT_SHARD_BYTES, workers, max_memory_bytes, allow_nonfinite)
     written = [(dotted, json.dumps(value)) for dotted, value in (overrides or {}).items()]

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from mergec.compiler.inventory import Model, line_up
 from mergec.compiler.lower import Lowered, lower
-from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, LARGEST_TILE, lay_out, make_kind
-from mergec.compiler.statistics import feeds, rounds, statistics
+from mergec.compiler.schedule import LARGEST_TILE, schedule
 from mergec.errors import Place, Problem, RecipeError
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
 from mergec.execute.statistics import Statistics
-from mergec.graph import Graph, Node
+from mergec.graph import Graph
 from mergec.io.artifact import part_name
 from mergec.io.checkpoint import Checkpoint
 from mergec.io.tensors import CODE_OF, TensorRef
 from mergec.ops.pool import Part, Values
-from mergec.plan import Kind, Output, Statistic
+from mergec.plan import Kind, Output, Plan
 from mergec.recipe.bind import bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_recipe
@@ -65,19 +64,13 @@ def _merged(
     lowered: Sequence[Lowered], graph: Graph, dicts: Mapping[str, Mapping[str, Tensor]], document: Document
 ) -> dict[str, Tensor]:
     """What a run of a plan does, on tensors in memory."""
-    roots = list({one.root.index: one.root for one in lowered}.values())
-    fed = feeds(roots, lambda parameter: document.place(("parameters", parameter)))
-    turns = rounds(fed)
-    kinds = [make_kind(root, graph.nodes, turns) for root in roots]
-    numbers = {root.index: number for number, root in enumerate(roots)}
-    outputs, _ = lay_out(lowered, [numbers[one.root.index] for one in lowered], DEFAULT_SHARD_BYTES)
-    merge = _Merge(graph.nodes, kinds, statistics(fed, turns, outputs), dicts)
-    found = Statistics(merge, outputs, {})
-    for turn, members in found.sweeps(outputs):
+    plan = schedule(lowered, graph, place=lambda parameter: document.place(("parameters", parameter)))
+    merge, found = _Merge(plan, dicts), Statistics(plan, {})
+    for turn, members in found.sweeps(plan.outputs):
         for output in members:
             with found.parts(output) as parts:
                 merge.feed(turn, output, parts, found.known(output))
-    made = {output.name: merge.evaluate(output, found.known(output)) for output in outputs}
+    made = {output.name: merge.evaluate(output, found.known(output)) for output in plan.outputs}
     result: dict[str, Tensor] = {}
     for one in lowered:
         result |= _pieces(one, made[one.name]) if len(one.entries) > 1 else {one.name: made[one.name]}
@@ -123,35 +116,33 @@ def _dtype(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class _Merge:
-    """What is merged: graphs, and the tensors in memory that are loaded into them, by model and name."""
+    """What is merged: a plan, and the tensors in memory that are loaded into them, by model and name."""
 
-    nodes: Sequence[Node]
-    kinds: Sequence[Kind]
-    statistics: Sequence[Statistic]
+    plan: Plan
     tensors: Mapping[str, Mapping[str, Tensor]]
 
     def feed(self, turn: int, output: Output, parts: Mapping[int, Part], known: Mapping[int, Values]) -> None:
-        with _threads(self.kinds[output.kind]):
-            feed(self.kinds[output.kind], turn, self.nodes, parts=parts, known=known, **self._inputs(output))
+        with _threads(self.plan.kinds[output.kind]):
+            feed(self.plan.kinds[output.kind], turn, self.plan.nodes, parts=parts, known=known, **self._inputs(output))
 
     def evaluate(self, output: Output, known: Mapping[int, Values]) -> Tensor:
         import torch
 
         inputs = self._inputs(output)
-        made = self.nodes[self.kinds[output.kind].root].type
+        made = self.plan.nodes[self.plan.kinds[output.kind].root].type
         result = torch.empty(made.numel, dtype=getattr(torch, made.dtype), device=inputs["device"])
 
         def emit(start: int, tile: Tensor) -> None:
             result[start : start + tile.numel()] = tile
 
-        with _threads(self.kinds[output.kind]):
-            evaluate(self.kinds[output.kind], self.nodes, emit=emit, known=known, **inputs)
+        with _threads(self.plan.kinds[output.kind]):
+            evaluate(self.plan.kinds[output.kind], self.plan.nodes, emit=emit, known=known, **inputs)
         return result.view(made.shape)
 
     def _inputs(self, output: Output) -> dict[str, Any]:
         import torch
 
-        refs = zip(self.kinds[output.kind].slots, output.sources, strict=True)
+        refs = zip(self.plan.kinds[output.kind].slots, output.sources, strict=True)
         flat = {slot: self.tensors[ref.file][ref.name].detach().reshape(-1) for slot, ref in refs}
 
         def load(slot: int, start: int, stop: int) -> Tensor:

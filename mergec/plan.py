@@ -144,17 +144,17 @@ class Plan:
     inputs were left out; `warnings` are printed problems.
     """
 
-    name: str
-    method: str
-    recipe_text: str
-    models: tuple[ModelUse, ...]
-    files: tuple[SourceFile, ...]
     nodes: tuple[Node, ...]
     kinds: tuple[Kind, ...]
     outputs: tuple[Output, ...]
     shards: tuple[Shard, ...]
-    side_files: tuple[SideFile, ...]
     memory: Memory
+    files: tuple[SourceFile, ...] = ()
+    side_files: tuple[SideFile, ...] = ()
+    name: str = ""
+    method: str = ""
+    recipe_text: str = ""
+    models: tuple[ModelUse, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     allow_nonfinite: bool = False

@@ -125,8 +125,7 @@ def with_seed(overrides: tuple[tuple[str, str], ...], seed: int | None) -> tuple
 
 def compile_options(values: dict[str, Any]) -> Any:
     """`Options` from the values of `plan_options`."""
-    from mergec.compiler.compile import Options
-    from mergec.compiler.schedule import DEFAULT_SHARD_BYTES
+    from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, Options
 
     return Options(
         values["shard_size"] or DEFAULT_SHARD_BYTES, values["workers"], values["max_memory"], values["allow_nonfinite"]

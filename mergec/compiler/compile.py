@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,31 +15,20 @@ from mergec.compiler.experts import like_others
 from mergec.compiler.inventory import Inventory, Model, is_staged, line_up, model_uses, open_models
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.names import Layer, fold
-from mergec.compiler.schedule import DEFAULT_SHARD_BYTES, lay_out, make_kind, promise_memory
+from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.compiler.source import refs_of
 from mergec.compiler.stages import stage_model
-from mergec.compiler.statistics import feeds, rounds, statistics
 from mergec.errors import InputError, Place, Problem, RecipeError, count
 from mergec.graph import Graph, walk
 from mergec.io.tensors import TensorRef
 from mergec.ops.op import Remark, remark_on
 from mergec.ops.registry import Method
-from mergec.plan import Plan, SourceFile
+from mergec.plan import Plan
 from mergec.recipe.bind import Bound, bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_document, read_recipe
 from mergec.recipe.schema import Recipe
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run may choose without changing a tensor: layout, workers, memory."""
-
-    shard_bytes: int = DEFAULT_SHARD_BYTES
-    workers: int | None = None
-    limit_bytes: int | None = None
-    allow_nonfinite: bool = False
 
 
 class Part(NamedTuple):
@@ -78,13 +67,13 @@ class Analysis:
         return {name: layer for part in self.parts for name, layer in part.inventory.layers.items()}
 
 
-def compile_recipe(path: str | Path, overrides: Sequence[tuple[str, str]] = (), options: Options = Options()) -> Plan:
+def compile_recipe(path: str | Path, overrides: Sequence[tuple[str, str]] = (), options: Options = DEFAULTS) -> Plan:
     """Compile a recipe file. Raises RecipeError with everything that is wrong; reads headers only."""
     return compile_document(read_document(Path(path), overrides), overrides, options)
 
 
 def compile_document(
-    document: Document, overrides: Sequence[tuple[str, str]] = (), options: Options = Options()
+    document: Document, overrides: Sequence[tuple[str, str]] = (), options: Options = DEFAULTS
 ) -> Plan:
     return compile_analysis(analyse(document), overrides, options)
 
@@ -225,41 +214,26 @@ def plan_of(
     """Lay out the outputs, schedule their kinds, and put the plan together."""
     recipe, method = analysis.recipe, analysis.method
     inventories = [part.inventory for part in analysis.parts]
-    roots = {one.root.index: one.root for one in lowered}
-    fed = feeds(list(roots.values()), lambda parameter: _place(analysis, parameter))
-    if fed:
-        _refuse_other_models(analysis, next(iter(fed)))
-    turns = rounds(fed)
-    made_by: dict[int, set[str]] = {}
-    for one in lowered:
-        made_by.setdefault(one.root.index, set()).update(one.identity)
-    kinds = [
-        replace(make_kind(root, graph.nodes, turns), identity="+".join(sorted(made_by[index])))
-        for index, root in roots.items()
-    ]
-    numbers = {index: number for number, index in enumerate(roots)}
+    models = all_models(analysis)
+    files = [file for model in models.values() for file in model.checkpoint.files]
     stem = analysis.models[recipe.references[0]].checkpoint.stem
-    outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes, stem)
     try:
-        memory = promise_memory(kinds, outputs, options.workers, options.limit_bytes, len(fed))
+        plan = schedule(lowered, graph, files, options, stem=stem, place=partial(_place, analysis))
     except InputError as error:
         raise RecipeError([error.at(recipe.document.place(("merge_method",)))]) from None
-    files, notes = side_files(recipe, method, analysis.models, inventories, outputs, shards, recipe_text)
+    if plan.statistics:
+        _refuse_other_models(analysis, plan.statistics[0].name)
+    beside, notes = side_files(recipe, method, analysis.models, inventories, plan.outputs, plan.shards, recipe_text)
     if method.makes_artifact:
-        files = (*files, *artifact_files(analysis.parts[0].bound, shards))
-    return Plan(
+        beside = (*beside, *artifact_files(analysis.parts[0].bound, plan.shards))
+    return replace(
+        plan,
         name=plan_name(recipe),
         method=f"{recipe.merge_method} (version {method.version})",
         recipe_text=recipe_text,
         slots=tuple(slots),
-        models=model_uses(all_models(analysis), _roles(analysis)),
-        files=_source_files(analysis, lowered),
-        nodes=tuple(graph.nodes),
-        kinds=tuple(kinds),
-        outputs=tuple(outputs),
-        shards=tuple(shards),
-        side_files=files,
-        memory=memory,
+        models=model_uses(models, _roles(analysis)),
+        side_files=beside,
         notes=(
             *(note for model in analysis.models.values() for note in model.notes),
             *(d for one in inventories for d in one.dropped),
@@ -267,9 +241,7 @@ def plan_of(
             *_integers(lowered),
             *notes,
         ),
-        allow_nonfinite=options.allow_nonfinite,
-        statistics=statistics(fed, turns, outputs),
-        checkpoints={name: one.checkpoint for name, one in all_models(analysis).items() if _is_plain(one)},
+        checkpoints={name: one.checkpoint for name, one in models.items() if _is_plain(one)},
     )
 
 
@@ -307,12 +279,6 @@ def _roles(analysis: Analysis) -> dict[str, str]:
     for stage, one in analysis.stages.items():
         named = {name: f"{stage}: {role}" for name, role in _roles(replace(one, stages={})).items()} | named
     return {name: named[name] for name in sorted(named, key=lambda name: name not in recipe.references)}
-
-
-def _source_files(analysis: Analysis, lowered: list[Lowered]) -> tuple[SourceFile, ...]:
-    used = {ref.file for one in lowered for ref in one.sources}
-    files = [file for model in all_models(analysis).values() for file in model.checkpoint.files if file.path in used]
-    return tuple({file.path: SourceFile(**asdict(file)) for file in files}.values())
 
 
 def _unread(analysis: Analysis, lowered: list[Lowered]) -> list[str]:

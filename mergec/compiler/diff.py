@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from mergec.compiler.compile import Options, analyse, compile_analysis
+from mergec.compiler.compile import analyse, compile_analysis
 from mergec.compiler.idle import Idle, why_idle
 from mergec.compiler.resolved import Setting
+from mergec.compiler.schedule import Options
 from mergec.compiler.sides import Keys, Side, keys_of
 from mergec.errors import RecipeError
 from mergec.keys import plan_keys

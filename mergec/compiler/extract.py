@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mergec.compiler.compile import Options
 from mergec.compiler.inventory import Model, line_up, open_model
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import fold, is_embedding
 from mergec.compiler.passes import rewrite
-from mergec.compiler.schedule import lay_out, make_kind, promise_memory
+from mergec.compiler.schedule import Options, schedule
 from mergec.compiler.sidefiles import copied_file, json_text, written_file
 from mergec.compiler.source import Derived, Source, refs_of, structure_of
 from mergec.errors import RecipeError, UsageError, count
@@ -22,7 +21,7 @@ from mergec.io.layout import SideFile
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.basic import cast, diff, load
 from mergec.ops.parts import factorise
-from mergec.plan import ModelUse, Plan, SourceFile
+from mergec.plan import ModelUse, Plan
 
 _PREFIX = "base_model.model."
 _STEM = "adapter_model"
@@ -145,7 +144,7 @@ class _Adapter:
         stored: tuple[tuple[str, tuple[int, ...]], ...] = (),
     ) -> None:
         sources = tuple(refs[slot] for slot in slots_of(root))
-        self.lowered.append(Lowered(name, root, sources, "", tensor, stored))
+        self.lowered.append(Lowered(name, root, sources, "", tensor, stored, frozenset({"extract-lora"})))
 
     def _load(self, number: int, source: Source, dtype: str) -> Node:
         slots = iter([slot for slot, _ in _slots(number, source)])
@@ -164,37 +163,25 @@ def _slots(number: int, source: Source) -> list[tuple[int, TensorRef]]:
 
 
 def _plan(opened: Sequence[Model], wanted: Wanted, made: _Adapter, options: Options) -> Plan:
-    roots = {one.root.index: one.root for one in made.lowered}
-    kinds = [replace(make_kind(root, made.graph.nodes), identity="extract-lora") for root in roots.values()]
-    numbers = {index: number for number, index in enumerate(roots)}
-    ordered = [numbers[one.root.index] for one in made.lowered]
-    outputs, shards = lay_out(made.lowered, ordered, options.shard_bytes, _STEM)
-    if len(shards) > 1:
-        what = f"the adapter would be {count(len(shards), 'file')}, and PEFT reads one"
+    files = [file for model in opened for file in model.checkpoint.files]
+    plan = schedule(made.lowered, made.graph, files, options, stem=_STEM)
+    if len(plan.shards) > 1:
+        what = f"the adapter would be {count(len(plan.shards), 'file')}, and PEFT reads one"
         raise UsageError("E348", what, "a lower rank, or a larger --shard-size")
-    used = {ref.file for one in made.lowered for ref in one.sources}
-    files = [file for model in opened for file in model.checkpoint.files if file.path in used]
     uses = (
         ModelUse("base", opened[0].reference, opened[0].checkpoint.origin, opened[0].found),
         ModelUse("model", opened[1].reference, opened[1].checkpoint.origin, opened[1].found),
     )
     listed = fold(made.left_out)
     more = f" and {count(len(listed) - 3, 'more group')}" if len(listed) > 3 else ""
-    return Plan(
+    return replace(
+        plan,
         name=f"{Path(opened[1].reference).name}-lora",
         method=f"extract-lora, rank {wanted.rank}",
-        recipe_text="",
-        slots=("base", "model") * (1 + max(slot for kind in kinds for slot in kind.slots) // 2),
+        slots=("base", "model") * (1 + max(slot for kind in plan.kinds for slot in kind.slots) // 2),
         models=uses,
-        files=tuple({file.path: SourceFile(**asdict(file)) for file in files}.values()),
-        nodes=tuple(made.graph.nodes),
-        kinds=tuple(kinds),
-        outputs=tuple(outputs),
-        shards=tuple(shards),
         side_files=_side_files(opened, wanted, made),
-        memory=promise_memory(kinds, outputs, options.workers, options.limit_bytes),
         notes=(f"not in the adapter: {', '.join(listed[:3])}{more}",) if listed else (),
-        allow_nonfinite=options.allow_nonfinite,
     )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from mergec.compiler.compile import Options
 from mergec.compiler.lower import Lowered
 from mergec.compiler.passes import rewrite
-from mergec.compiler.schedule import lay_out, make_kind, promise_memory
+from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.sidefiles import (
     RECIPE_NAME,
     config_with_dtype,
@@ -29,12 +27,12 @@ from mergec.ops.artifact import PARTS
 from mergec.ops.basic import cast, load
 from mergec.ops.op import SpaceError
 from mergec.ops.rebuild import rebuilt
-from mergec.plan import ModelUse, Output, Plan, SourceFile
+from mergec.plan import ModelUse, Output, Plan
 
 _SPACES: Mapping[str, Space] = {"mask": "bits", "delta": "delta", "shared": "delta"}
 
 
-def compile_task(folder: str | Path, task: str, dtype: str | None = None, options: Options | None = None) -> Plan:
+def compile_task(folder: str | Path, task: str, dtype: str | None = None, options: Options = DEFAULTS) -> Plan:
     """The plan of one task's dense model. `dtype` is what floats are stored as; left out: as in the backbone.
 
     Reads headers, and the ratios that a scale is made of. Raises InputError for a folder that is no artifact (E640),
@@ -44,15 +42,15 @@ def compile_task(folder: str | Path, task: str, dtype: str | None = None, option
     parts = _by_tensor(files, task)
     scale, warnings = _scale(task, parts)
     graph, roots = Graph(), dict[object, Node]()
-    lowered = []
+    lowered, identity = [], frozenset({files.manifest.rule})
     for name, backbone in files.backbone.tensors.items():
         stored = parts.get(name, {})
         key = (backbone.dtype, backbone.shape, *((part, ref.dtype, ref.shape) for part, ref in stored.items()))
         if key not in roots:
             roots[key] = _dense(graph, backbone, stored, dtype, scale)
         refs = [backbone, *stored.values()]
-        lowered.append(Lowered(name, roots[key], tuple(refs[slot] for slot in slots_of(roots[key]))))
-    return dataclasses.replace(_plan(files, task, lowered, graph, options or Options()), warnings=warnings)
+        lowered.append(Lowered(name, roots[key], tuple(refs[slot] for slot in slots_of(roots[key])), identity=identity))
+    return _plan(files, task, lowered, graph, warnings, options)
 
 
 def _by_tensor(files: ArtifactFiles, task: str) -> dict[str, dict[str, TensorRef]]:
@@ -110,32 +108,20 @@ def _loaded(graph: Graph, slot: int, ref: TensorRef, space: Space, compute: str)
     return cast(node, dtype=compute) if ref.dtype in FLOATS else node
 
 
-def _plan(files: ArtifactFiles, task: str, lowered: list[Lowered], graph: Graph, options: Options) -> Plan:
-    roots = {one.root.index: one.root for one in lowered}
-    kinds = [replace(make_kind(root, graph.nodes), identity=files.manifest.rule) for root in roots.values()]
-    numbers = {index: number for number, index in enumerate(roots)}
-    outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes)
+def _plan(
+    files: ArtifactFiles, task: str, lowered: list[Lowered], graph: Graph, warnings: tuple[str, ...], options: Options
+) -> Plan:
+    plan = schedule(lowered, graph, (*files.backbone.files, *files.files), options)
     recipe = files.folder / RECIPE_NAME
-    return Plan(
+    return replace(
+        plan,
         name=f"{files.folder.resolve().name}-{task}",
         method=f"{files.manifest.method}, task {task}",
         recipe_text=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
         models=(ModelUse("artifact", str(files.folder), str(files.folder)),),
-        files=_source_files(files, lowered),
-        nodes=tuple(graph.nodes),
-        kinds=tuple(kinds),
-        outputs=tuple(outputs),
-        shards=tuple(shards),
-        side_files=_side_files(files, task, outputs, shards),
-        memory=promise_memory(kinds, outputs, options.workers, options.limit_bytes),
-        allow_nonfinite=options.allow_nonfinite,
+        side_files=_side_files(files, task, plan.outputs, plan.shards),
+        warnings=warnings,
     )
-
-
-def _source_files(files: ArtifactFiles, lowered: Sequence[Lowered]) -> tuple[SourceFile, ...]:
-    used = {ref.file for one in lowered for ref in one.sources}
-    present = (*files.backbone.files, *files.files)
-    return tuple(SourceFile(**asdict(file)) for file in present if file.path in used)
 
 
 def _side_files(

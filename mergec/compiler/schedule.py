@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import ceil, lcm, prod
 from types import MappingProxyType
 
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import natural
-from mergec.errors import InputError
-from mergec.graph import PER_ENTRY, Node, slots_of, walk
+from mergec.compiler.statistics import feeds, rounds, statistics
+from mergec.errors import InputError, Place
+from mergec.graph import PER_ENTRY, Graph, Node, slots_of, walk
+from mergec.io.checkpoint import WeightFile
 from mergec.io.layout import Shard
 from mergec.io.tensors import ITEM_BYTES, header_bytes
 from mergec.ops.op import OPS
-from mergec.plan import Kind, KindClass, Memory, Output, Step
+from mergec.plan import Kind, KindClass, Memory, Output, Plan, SourceFile, Step
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 LARGEST_TILE = 1 << 18
@@ -24,6 +27,59 @@ _FIXED_BYTES = 24 << 20
 _WORKER_BYTES = 8 << 20
 _REDUCE_BYTES = 2 << 20
 _ALLOCATOR_SHARE = 1.5  # the C allocator keeps freed tiles of other sizes for a while
+_NOWHERE = Place("", 1, 1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run may choose without changing a tensor: layout, workers, memory."""
+
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    workers: int | None = None
+    limit_bytes: int | None = None
+    allow_nonfinite: bool = False
+
+
+DEFAULTS = Options()
+
+
+def schedule(
+    lowered: Sequence[Lowered],
+    graph: Graph,
+    files: Iterable[WeightFile] = (),
+    options: Options = DEFAULTS,
+    *,
+    stem: str = "model",
+    place: Callable[[str], Place] = lambda _: _NOWHERE,
+) -> Plan:
+    """What of a plan follows from graphs: kinds, statistics, every output's bytes, the files that are read, memory.
+
+    The plan has no name and no files beside the weights. `place` says where a parameter is set; raises RecipeError
+    (E630, E631) for statistics that do not agree, InputError (E403) where the memory's limit is too low.
+    """
+    roots = {one.root.index: one.root for one in lowered}
+    made_by: dict[int, set[str]] = {index: set() for index in roots}
+    for one in lowered:
+        made_by[one.root.index] |= one.identity
+    fed = feeds(list(roots.values()), place)
+    turns = rounds(fed)
+    kinds = [
+        replace(make_kind(root, graph.nodes, turns), identity="+".join(sorted(made_by[index])))
+        for index, root in roots.items()
+    ]
+    numbers = {index: number for number, index in enumerate(roots)}
+    outputs, shards = lay_out(lowered, [numbers[one.root.index] for one in lowered], options.shard_bytes, stem)
+    read = {ref.file for one in lowered for ref in one.sources}
+    return Plan(
+        nodes=tuple(graph.nodes),
+        kinds=tuple(kinds),
+        outputs=tuple(outputs),
+        shards=tuple(shards),
+        memory=promise_memory(kinds, outputs, options.workers, options.limit_bytes, len(fed)),
+        files=tuple({file.path: SourceFile(**asdict(file)) for file in files if file.path in read}.values()),
+        statistics=statistics(fed, turns, outputs),
+        allow_nonfinite=options.allow_nonfinite,
+    )
 
 
 def sweeps(*roots: Node) -> tuple[tuple[Step, ...], ...]:

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from mergec.compiler.compile import Analysis, Options, analyse, compile_analysis
+from mergec.compiler.compile import Analysis, analyse, compile_analysis
 from mergec.compiler.resolved import Setting, settings_by_tensor
 from mergec.compiler.saved import Headers, locked_models, planned_models
+from mergec.compiler.schedule import Options
 from mergec.errors import RecipeError
 from mergec.io.digests import remembered
 from mergec.io.hub import is_hub_path

@@ -223,7 +223,7 @@ class _Job:
         """Find the statistics of the whole model that tensors need; the journal keeps them. Also the bytes read."""
         keys = statistic_keys(self.plan, by_content(self.states))
         known = {name: self.journal.statistics[key] for name, key in keys.items() if key in self.journal.statistics}
-        statistics = Statistics(self.plan, self.plan.outputs, known)
+        statistics = Statistics(self.plan, known)
 
         def found(name: str, values: tuple[float, ...]) -> None:
             self.journal.record_statistic(keys[name], values)

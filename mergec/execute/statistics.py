@@ -5,34 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from mergec.graph import Node
 from mergec.ops.pool import Part, Pool, Values, pool_of, value_at
-from mergec.plan import Kind, Output, Statistic
-
-
-class Surveyed(Protocol):
-    """What statistics are about: a plan, or as much of one."""
-
-    @property
-    def nodes(self) -> Sequence[Node]: ...
-
-    @property
-    def kinds(self) -> Sequence[Kind]: ...
-
-    @property
-    def statistics(self) -> Sequence[Statistic]: ...
+from mergec.plan import Output, Plan, Statistic
 
 
 class Statistics:
     """The statistics of a plan: what is known of them, and how the rest is found.
 
-    `known` are values by name that an earlier run has found. Outputs are those the plan numbers its members by.
+    `known` are values by name that an earlier run has found.
     """
 
-    def __init__(self, plan: Surveyed, outputs: Sequence[Output], known: Mapping[str, Values]) -> None:
-        self._plan, self._outputs = plan, outputs
+    def __init__(self, plan: Plan, known: Mapping[str, Values]) -> None:
+        self._plan, outputs = plan, plan.outputs
         self._values = dict(known)
         self._pools: dict[str, Pool] = {}
         self._lock = threading.Lock()
@@ -64,7 +50,7 @@ class Statistics:
             self._pools = {one.name: pool_of(self._plan.nodes[one.nodes[0][1]].inputs[0]) for one in due}
             while self._pools:
                 members = {number for one in due for number in one.members}
-                yield turn, [self._outputs[n] for n in sorted(members) if self._wanting(self._outputs[n])]
+                yield turn, [self._plan.outputs[n] for n in sorted(members) if self._wanting(self._plan.outputs[n])]
                 for name, pool in list(self._pools.items()):
                     values = pool.finish()
                     if values is not None:
