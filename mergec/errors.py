@@ -87,6 +87,16 @@ class RunError(MergecError):
         super().__init__(_line(f"error[{code}]", what, hint))
 
 
+def near(word: str, known: Iterable[str]) -> str:
+    """The nearest known word as a question, "" when none is near.
+
+    >>> near("densty", ["weight", "density"])
+    "did you mean 'density'?"
+    """
+    found = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"did you mean '{found[0]}'?" if found else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The nearest known word as a question, or the list of all when none is near.
 
@@ -96,11 +106,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     'known here: density, weight'
     """
     options = sorted(known)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean '{near[0]}'?"
     more = f" and {len(options) - _MOST_LISTED} more" if len(options) > _MOST_LISTED else ""
-    return f"known here: {', '.join(options[:_MOST_LISTED])}{more}" if options else ""
+    return near(word, options) or (f"known here: {', '.join(options[:_MOST_LISTED])}{more}" if options else "")
 
 
 def count(number: int, noun: str) -> str:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mergec.compiler.names import fold, is_head, natural
+from mergec.compiler.names import few, is_head, natural
 from mergec.compiler.source import Adapted, Shifted, Source
-from mergec.errors import InputError, count, did_you_mean
+from mergec.errors import InputError, did_you_mean
 from mergec.io.adapter import AdapterConfig
 from mergec.io.tensors import FLOATS, TensorRef
 
@@ -104,9 +104,7 @@ def _placed(name: str, targets: Iterable[str], model: Mapping[str, Source]) -> d
         if all(place in model for place in places.values()):
             return places
     absent = [one for one in ordered if one not in model]
-    listed = fold(absent)
-    more = f" and {count(len(listed) - 3, 'more group')}" if len(listed) > 3 else ""
-    what = f"the adapter '{name}' is for {', '.join(listed[:3])}{more}, which the model does not have"
+    what = f"the adapter '{name}' is for {few(absent)}, which the model does not have"
     raise InputError("E342", what, did_you_mean(absent[0], list(model)[:5000]) or "is it of this model?")
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, line_up, line_up_tables, table_of
 from mergec.compiler.modules import modules_of
-from mergec.compiler.names import Layer, fold, is_behind, layer_counts_of, layers_of, natural
+from mergec.compiler.names import Layer, few, is_behind, layer_counts_of, layers_of, natural
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, count
 from mergec.recipe.bind import Bound, Input
@@ -162,7 +162,6 @@ def _unused(tables: Mapping[str, Table], made: Sequence[Inventory]) -> Iterable[
     """Which tensors of which models are in no slice, as notes."""
     used = {ref for inventory in made for row in inventory.rows.values() for ref in row}
     for reference, table in tables.items():
-        names = fold(sorted((name for name, ref in table.items() if ref not in used), key=natural))
+        names = sorted((name for name, ref in table.items() if ref not in used), key=natural)
         if names:
-            more = f" and {count(len(names) - 3, 'more group')}" if len(names) > 3 else ""
-            yield f"{reference}: in no slice, so not used: {', '.join(names[:3])}{more}"
+            yield f"{reference}: in no slice, so not used: {few(names)}"

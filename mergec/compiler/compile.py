@@ -14,7 +14,7 @@ from mergec.compiler.assemble import assemble
 from mergec.compiler.experts import like_others
 from mergec.compiler.inventory import Inventory, Model, is_staged, line_up, model_uses, open_models
 from mergec.compiler.lower import Lowered, lower
-from mergec.compiler.names import Layer, fold
+from mergec.compiler.names import Layer, few
 from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.compiler.source import refs_of
@@ -326,6 +326,4 @@ def _integers(lowered: list[Lowered]) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    folded = fold(names)
-    more = f" and {len(folded) - 3} more groups" if len(folded) > 3 else ""
-    return f"{count(len(names), 'tensor')}: {', '.join(folded[:3])}{more}"
+    return f"{count(len(names), 'tensor')}: {few(names)}"

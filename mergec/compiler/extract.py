@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mergec.compiler.inventory import Model, line_up, open_model
 from mergec.compiler.lower import Lowered
-from mergec.compiler.names import fold, is_embedding
+from mergec.compiler.names import few, is_embedding
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import Options, schedule
 from mergec.compiler.sidefiles import copied_file, json_text, written_file
@@ -172,8 +172,6 @@ def _plan(opened: Sequence[Model], wanted: Wanted, made: _Adapter, options: Opti
         ModelUse("base", opened[0].reference, opened[0].checkpoint.origin, opened[0].found),
         ModelUse("model", opened[1].reference, opened[1].checkpoint.origin, opened[1].found),
     )
-    listed = fold(made.left_out)
-    more = f" and {count(len(listed) - 3, 'more group')}" if len(listed) > 3 else ""
     return replace(
         plan,
         name=f"{Path(opened[1].reference).name}-lora",
@@ -181,7 +179,7 @@ def _plan(opened: Sequence[Model], wanted: Wanted, made: _Adapter, options: Opti
         slots=("base", "model") * (1 + max(slot for kind in plan.kinds for slot in kind.slots) // 2),
         models=uses,
         side_files=_side_files(opened, wanted, made),
-        notes=(f"not in the adapter: {', '.join(listed[:3])}{more}",) if listed else (),
+        notes=(f"not in the adapter: {few(made.left_out)}",) if made.left_out else (),
     )
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from mergec.compiler.adapters import adapted
 from mergec.compiler.names import (
     Layer,
+    few,
     fold,
     has_vocabulary,
     is_embedding,
@@ -209,8 +210,8 @@ def _open(reference: str, folder: Path, adapter: bool = False) -> tuple[Checkpoi
     try:
         return hub.open_checkpoint(reference, adapter), "on the hub"
     except InputError as error:  # more often a folder's name is misspelt than the hub is wrong
-        near = _near(path, folder)
-        raise InputError(error.code, error.what, near if near.startswith("did") else error.hint) from None
+        hint = _near(path, folder)
+        raise InputError(error.code, error.what, hint if hint.startswith("did") else error.hint) from None
 
 
 def _not_found(reference: str, folder: Path) -> str:
@@ -339,7 +340,7 @@ def _shapes(
     for name in unequal:
         groups.setdefault((expected[name].shape, found[name].shape), []).append(name)
     for (ours, theirs), names in groups.items():
-        listed = _few(names)
+        listed = few(names)
         if all(map(has_vocabulary, names)) and ours[1:] == theirs[1:]:
             sizes = f"has {theirs[0]:,} rows in {listed}, '{first.reference}' has {ours[0]:,}"
             what = f"the vocabularies differ: '{model.reference}' {sizes}"
@@ -360,15 +361,9 @@ def _integers(
         if ours != theirs and not {ours, theirs} <= set(FLOATS):
             groups.setdefault((ours, theirs), []).append(name)
     for (ours, theirs), names in sorted(groups.items()):
-        listed = _few(sorted(names, key=natural))
+        listed = few(sorted(names, key=natural))
         what = f"'{model.reference}' has {listed} as {theirs}, '{first.reference}' as {ours}"
         yield Problem(model.place, "E324", what, "integers are copied, so all models must agree")
-
-
-def _few(names: list[str]) -> str:
-    listed = fold(names)
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(listed[:3]) + more
 
 
 def model_uses(models: Mapping[str, Model], roles: Mapping[str, str]) -> tuple[ModelUse, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mergec.compiler.names import fold, has_vocabulary, natural
+from mergec.compiler.names import few, has_vocabulary, natural
 from mergec.errors import Place, Problem, count, did_you_mean
 
 # What the same part is called in recipes and in checkpoints of different age.
@@ -64,8 +64,6 @@ def _parts(names: list[str]) -> list[str]:
 
 
 def _left_out(names: list[str], place: Place) -> Problem:
-    folded = fold(sorted(names, key=natural))
-    more = f" and {count(len(folded) - 3, 'more group')}" if len(folded) > 3 else ""
-    what = f"{count(len(names), 'tensor')} of the models are in no module: {', '.join(folded[:3])}{more}"
+    what = f"{count(len(names), 'tensor')} of the models are in no module: {few(sorted(names, key=natural))}"
     hint = f"list their module too: {', '.join(_parts(names)[:4])}, or 'default' for what no other module takes"
     return Problem(place, "E117", what, hint)

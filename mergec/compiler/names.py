@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mergec.errors import count
+
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole dotted component that is a number
 _PLAIN_NUMBER = re.compile(r"(?<![^.])(?:0|[1-9][0-9]*)(?![^.])")  # one that can be counted: 1, not 01
 _DIGITS = re.compile(r"(\d+)")
@@ -105,6 +107,17 @@ def is_behind(name: str) -> bool:
     """Whether a tensor outside the layers comes after them: a head or a final norm, by its name."""
     words = name.lower()
     return not is_embedding(name) and not any(part in words for part in ("emb", "wte", "wpe", "patch", "pos"))
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """Names as part of a sentence: folded, the first groups, and how many more there are.
+
+    >>> few(["a.0", "a.1", "b", "c"], 2)
+    'a.{0-1}, b and 1 more group'
+    """
+    groups = fold(names)
+    more = f" and {count(len(groups) - most, 'more group')}" if len(groups) > most else ""
+    return ", ".join(groups[:most]) + more
 
 
 class Folded(NamedTuple):

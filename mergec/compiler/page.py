@@ -14,7 +14,7 @@ from typing import Any
 from mergec.compiler.arrange import arrange
 from mergec.compiler.compile import Analysis, Part
 from mergec.compiler.lower import Values
-from mergec.compiler.names import Folded, fold, folded, natural
+from mergec.compiler.names import Folded, few, folded, natural
 from mergec.compiler.resolved import resolve_all
 from mergec.compiler.tabulate import written
 from mergec.compiler.text import (
@@ -245,11 +245,9 @@ def _segments(analysis: Analysis, plan: Plan, outputs: Sequence[Output], least: 
 
 
 def _segment_text(plan: Plan, group: Sequence[Output]) -> str:
-    names = fold(output.name for output in group)
-    more = f" and {count(len(names) - 1, 'more group')}" if len(names) > 1 else ""
     size = size_text(group[-1].end - group[0].begin)
     place = place_text(plan, group[0]) if len(group) == 1 else count(len(group), "tensor")
-    return f"{names[0]}{more}: {size}, {place}"
+    return f"{few((output.name for output in group), 1)}: {size}, {place}"
 
 
 # ------------------------------------------------------------------------------------------- graphs

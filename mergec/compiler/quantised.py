@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil, prod
 from typing import Any
 
-from mergec.compiler.names import fold, natural
+from mergec.compiler.names import few, natural
 from mergec.compiler.source import Dequantised, Source
 from mergec.errors import InputError, count
 from mergec.io.checkpoint import Checkpoint
@@ -42,9 +42,7 @@ def dequantised(name: str, checkpoint: Checkpoint) -> tuple[Mapping[str, Source]
     dropped = sorted((one for one in tensors if one.endswith(_DROPPED)), key=natural)
     notes = [f"{name}: float8 is read as the {dtype} weights it stands for, in {count(len(coded), 'tensor')}"]
     if dropped:
-        listed = fold(dropped)
-        more = f" and {count(len(listed) - 3, 'more group')}" if len(listed) > 3 else ""
-        notes.append(f"{name}: scales are not in the result: {', '.join(listed[:3])}{more}")
+        notes.append(f"{name}: scales are not in the result: {few(dropped)}")
     return {one: source for one, source in made.items() if one not in dropped}, tuple(notes)
 
 

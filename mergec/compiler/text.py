@@ -10,7 +10,7 @@ from typing import Any
 from mergec.compiler.compile import Analysis
 from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import resolve_tensor
-from mergec.compiler.names import fold
+from mergec.compiler.names import few
 from mergec.compiler.schedule import evaluated_bytes, inside
 from mergec.compiler.source import refs_of
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
@@ -159,10 +159,8 @@ def _graphs(plan: Plan) -> list[str]:
     if not found:
         return []
     largest, outputs = next(iter(found.items()))
-    names = fold(output.name for output in outputs)
-    more = f" and {count(len(names) - 2, 'more group')}" if len(names) > 2 else ""
     which = "" if len(found) == 1 else ", the one that makes most bytes"
-    lines = [f"{count(len(found), 'graph')}{which}: {', '.join(names[:2])}{more}"]
+    lines = [f"{count(len(found), 'graph')}{which}: {few((output.name for output in outputs), 2)}"]
     return lines + [f"  {line}" for line in listing(plan.root(plan.kinds[largest]))]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mergec.errors import Place, Problem, UsageError, count, did_you_mean
+from mergec.errors import Place, Problem, UsageError, count, did_you_mean, near
 from mergec.ops.registry import Method, Parameter, find_method, methods
 from mergec.recipe.document import Path as DocumentPath
 from mergec.recipe.schema import ModelEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
@@ -359,7 +359,7 @@ class _Binder:
             return
         what = f"{self.method.name} has no parameter '{name}'"
         others = [other.name for other in methods().values() if name in other.parameters]
-        if others and not did_you_mean(name, self.method.parameters).startswith("did"):
+        if others and not near(name, self.method.parameters):
             hint = f"it belongs to {', '.join(others[:3])}; mergekit ignores it here, so removing it changes nothing"
         else:
             hint = did_you_mean(name, self.method.parameters)

@@ -241,7 +241,7 @@ class _Reader:
             key = key_node.value
             if not isinstance(key, str) or not key_node.tag.endswith((":str", ":value")):
                 self._problem(
-                    place, "E005", f"found {_shown(key)} as a key, expected a name", "quote it if it is a name"
+                    place, "E005", f"found {shown(key)} as a key, expected a name", "quote it if it is a name"
                 )
                 continue
             here: Path = (*path, key)
@@ -303,8 +303,16 @@ def _float(text: str) -> float:
     return float(named.get(text.lower(), text.replace("_", "")))
 
 
-def _shown(key: Any) -> str:
-    return repr(key) if isinstance(key, str) else "a list or mapping"
+def shown(value: Any) -> str:
+    """A value of a recipe in a message: short, in words where it is neither a scalar nor a list of numbers."""
+    if value is None:
+        return "nothing"
+    if value in ([], {}):
+        return "an empty list" if value == [] else "an empty mapping"
+    if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, (int, float)) for one in value)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."
 
 
 def _paths(value: Any, path: Path) -> Iterator[Path]:

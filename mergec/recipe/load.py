@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mergec.errors import Problem, did_you_mean
-from mergec.recipe.document import Document, Path, parse, parse_value
+from mergec.errors import Problem, did_you_mean, near
+from mergec.recipe.document import Document, Path, parse, parse_value, shown
 from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
 from mergec.recipe.source import decoded, read_bytes
 
@@ -101,17 +101,17 @@ def _problem(document: Document, found: Any) -> Problem:
         return _unknown_key(document, path, name)
     if kind == "missing":
         return Problem(document.place(path[:-1]), "E102", f"the key '{name}' is missing", _description(path))
-    where, shown = document.place(path), _shown(found["input"])
+    where, text = document.place(path), shown(found["input"])
     if kind == "literal_error":
-        what = f"found {shown} for '{name}', expected {found['ctx']['expected']}"
+        what = f"found {text} for '{name}', expected {found['ctx']['expected']}"
         return Problem(where, "E104", what, _near(found) or _description(path))
     expected = _length(found) or _TYPE_WORDS.get(kind) or found["msg"].lower().replace("input should be ", "a number ")
     if isinstance(path[-1], int):
-        what = f"found {shown} in '{path[-2]}', expected {expected}"
+        what = f"found {text} in '{path[-2]}', expected {expected}"
         return Problem(where, "E103", what, _entry_hint(path, found["input"]))
     is_bare = kind == "string_type" and isinstance(found["input"], (bool, int, float))
     hint = "quote it if it is text" if is_bare else _description(path)
-    return Problem(where, "E103", f"found {shown} for '{name}', expected {expected}", hint)
+    return Problem(where, "E103", f"found {text} for '{name}', expected {expected}", hint)
 
 
 def _length(found: Any) -> str:
@@ -133,21 +133,11 @@ def _near(found: Any) -> str:
     value = str(found["input"])
     if _letters(value) != value:
         options = [option for option in options if _letters(option) != _letters(value)]
-    hint = did_you_mean(value, options)
-    return hint if hint.startswith("did") else ""
+    return near(value, options)
 
 
 def _letters(word: str) -> str:
     return "".join(letter for letter in word if not letter.isdecimal())
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if value in ([], {}):
-        return "an empty list" if value == [] else "an empty mapping"
-    text = repr(value) if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"
-    return {"a dict": "a mapping"}.get(text, text if len(text) < 60 else text[:57] + "...")
 
 
 _ENTRIES: dict[str, type[BaseModel]] = {

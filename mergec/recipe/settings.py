@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mergec.errors import Place, Problem
 from mergec.ops.registry import Parameter
-from mergec.recipe.document import Document, Path
+from mergec.recipe.document import Document, Path, shown
 
 _SCALARS = (bool, int, float, str)
 
@@ -158,13 +158,9 @@ def _typed(
     expected = expectation(parameter)
     if isinstance(value, float) and not math.isfinite(value):
         expected = expected.replace("a number", "a finite number")
-    what = f"found {_shown(value)} for '{parameter.name}', expected {expected}"
+    what = f"found {shown(value)} for '{parameter.name}', expected {expected}"
     problems.append(Problem(document.place(path), "E205", what, parameter.description))
     return ()
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)
 
 
 def expectation(parameter: Parameter) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from mergec.errors import Problem, did_you_mean
+from mergec.errors import Problem, did_you_mean, near
 from mergec.ops.registry import Method, Parameter
 from mergec.ops.step import Merged, Rooted, Step, Steps, Use, Working, finish, path_to, steps
-from mergec.recipe.document import Document, Path
+from mergec.recipe.document import Document, Path, shown
 from mergec.recipe.settings import Choice, read_setting
 
 PIPELINE = "pipeline"
@@ -95,9 +95,10 @@ class Pipeline:
         here = [one.step for one in self.written if name in one.step.here or name == one.step.choice]
         if here:
             return f"it stands in the step: `- {here[0].name}: {{{name}: ...}}`"
-        near = did_you_mean(name, self._parameters().keys() - self.own.keys())
+        known = self._parameters().keys() - self.own.keys()
         owners = [one.label for ways in steps().values() for one in ways.values() if name in one.settings]
-        return f"it belongs to {', '.join(owners)}" if owners and not near.startswith("did") else near
+        belongs = f"it belongs to {', '.join(owners)}" if owners else ""
+        return near(name, known) or belongs or did_you_mean(name, known)
 
     def setters(self, name: str) -> list[Written]:
         """The steps that set a parameter themselves, if every step that takes it does."""
@@ -165,7 +166,7 @@ class _Reader:
             ((name, value),) = entry.items()
             path = (*path, name)
         else:
-            what = f"found {_shown(entry)} in 'steps', expected a step"
+            what = f"found {shown(entry)} in 'steps', expected a step"
             self._problem(path, "E661", what, "write `- diff`, or `- trim: {keep: largest, density: 0.5}`")
             return None
         if name not in steps():
@@ -179,7 +180,7 @@ class _Reader:
         name, value = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, {})
         if not isinstance(name, str) or not isinstance(value, dict):
             form = "write `- svc`, or `- svc: {alpha: 0.2}`"
-            self._problem(path, "E650", f"found {_shown(entry)} in 'post', expected a pass", form)
+            self._problem(path, "E650", f"found {shown(entry)} in 'post', expected a pass", form)
             return None
         if name not in ways:
             self._problem(path, "E650", f"unknown pass '{name}' in 'post'", did_you_mean(name, ways))
@@ -192,7 +193,7 @@ class _Reader:
         first = next(iter(ways.values())).first
         is_short = value is not None and not isinstance(value, dict)
         if is_short and not first:
-            self._problem(path, "E202", f"{name} has no parameters, found {_shown(value)}", f"write `- {name}`")
+            self._problem(path, "E202", f"{name} has no parameters, found {shown(value)}", f"write `- {name}`")
             return None
         given = {first: value} if is_short else dict(value or {})
         paths = {key: path if is_short else (*path, key) for key in given}
@@ -234,7 +235,7 @@ class _Reader:
         way = given.pop(one.choice)
         if isinstance(way, str) and way in ways:
             return ways[way]
-        what = f"found {_shown(way)} for '{one.choice}', expected one of: {listed}"
+        what = f"found {shown(way)} for '{one.choice}', expected one of: {listed}"
         self._problem(paths[one.choice], "E205", what, _near(way, ways))
         return None
 
@@ -262,11 +263,4 @@ def _missing(found: type[Working], wanted: type[Working], where: str = "before")
 
 
 def _near(word: Any, known: Mapping[str, Any]) -> str:
-    hint = did_you_mean(word, known) if isinstance(word, str) else ""
-    return hint if hint.startswith("did") else ""
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return "nothing" if value is None else repr(value)
+    return near(word, known) if isinstance(word, str) else ""
