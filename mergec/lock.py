@@ -28,6 +28,7 @@ from mergec.io.lockfile import (
     read_lock,
     weights_digest,
 )
+from mergec.io.replace import replace
 from mergec.keys import Identify, graph_text, plan_hash, plan_keys
 from mergec.plan import ModelUse, Plan
 
@@ -336,10 +337,8 @@ def write_locked(recipe: Path, locked: LockedRecipe) -> Path:
         what = f"{recipe.parent} is the output of a merge, and its lock says how it was made"
         raise UsageError("E622", what, "copy the recipe to another folder")
     lock = LockFile(recipes={**others.recipes, recipe.name: locked})
-    draft = path.with_name(f".{LOCK_NAME}.{os.getpid()}")
     try:
-        draft.write_text(lock_text(lock), encoding="utf-8")
-        os.replace(draft, path)
+        replace(path, lock_text(lock).encode())
     except OSError as error:
         raise RunError("E412", f"cannot write {path}: {error.strerror}", "is the folder yours?") from None
     return path

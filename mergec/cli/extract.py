@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergec.cli.options import compile_options, layout_options, run_options
+from mergec.cli.options import compile_options, layout_options, run_flags, run_options
 
 if TYPE_CHECKING:
     from mergec.execute.roundtrip import Distance
@@ -44,11 +44,6 @@ def extract_lora(
     exclude_regex: tuple[str, ...],
     save_embeddings: bool,
     dtype: str,
-    device: str,
-    force: bool,
-    rebuild: bool,
-    quiet: bool,
-    as_json: bool,
     **values: Any,
 ) -> int:
     """Write into OUT the LoRA adapter that takes BASE closest to MODEL, and say how close that is."""
@@ -57,14 +52,13 @@ def extract_lora(
     from mergec.execute.roundtrip import round_trip
 
     wanted = Wanted(rank, include_regex, exclude_regex, dtype, save_embeddings)
+    flags = run_flags(values)
     made = compile_extraction(base, model, wanted, compile_options(values))
     steps = [("add it to its base", f"model: {base}+{out}")]
-    code = execute(
-        made.plan, out, steps, is_model=False, device=device, force=force, rebuild=rebuild, quiet=quiet, as_json=as_json
-    )
-    if code == 0 and not quiet:
+    code = execute(made.plan, out, steps, flags, is_model=False)
+    if code == 0 and not flags.quiet:
         found = round_trip(made.stored, made.sizes, out)
-        click.echo(_json(found) if as_json else _text(found, made.plan.notes))
+        click.echo(_json(found) if flags.as_json else _text(found, made.plan.notes))
     return code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -81,8 +81,23 @@ def layout_options(command: F) -> F:
     return _with(command, options)
 
 
+class RunFlags(NamedTuple):
+    """How a plan is run and what is said of it; none of it changes a tensor."""
+
+    device: str
+    force: bool
+    rebuild: bool
+    quiet: bool
+    as_json: bool
+
+
+def run_flags(values: dict[str, Any]) -> RunFlags:
+    """What `run_options` declares, taken out of a command's values."""
+    return RunFlags(**{name: values.pop(name) for name in RunFlags._fields})
+
+
 def run_options(command: F) -> F:
-    """What every command that writes a model takes."""
+    """What every command that writes a model takes; see `run_flags`."""
     options = [
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option("--force", is_flag=True, help="Move a folder that mergec did not make aside, to OUT.old."),

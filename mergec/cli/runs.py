@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergec.cli.options import compile_options, layout_options, listed, plan_options, run_options, with_seed
+from mergec.cli.options import (
+    RunFlags,
+    compile_options,
+    layout_options,
+    listed,
+    plan_options,
+    run_flags,
+    run_options,
+    with_seed,
+)
 from mergec.planfile import read_plan
 
 if TYPE_CHECKING:
@@ -29,25 +38,21 @@ def run(
     out: Path | None,
     overrides: tuple[tuple[str, str], ...],
     seed: int | None,
-    device: str,
-    force: bool,
-    rebuild: bool,
     frozen: bool,
-    quiet: bool,
-    as_json: bool,
     **values: Any,
 ) -> int:
     """Merge RECIPE into the folder OUT (by default merged/<recipe name>).
 
     RECIPE may also be a plan printed by `mergec plan --json`.
     """
+    flags = run_flags(values)
     plan = _plan(recipe, with_seed(overrides, seed), values)
     if frozen:
         _check_frozen(recipe, plan)
     largest = max((one for one in plan.outputs if not one.is_part), key=lambda one: one.numel, default=None)
     explain = f"mergec explain {shlex.quote(str(recipe))} {largest.name if largest else ''}"
     next_steps = [("see how a tensor was made", explain)]
-    return execute(plan, out, next_steps, device=device, force=force, rebuild=rebuild, quiet=quiet, as_json=as_json)
+    return execute(plan, out, next_steps, flags)
 
 
 @click.command()
@@ -66,36 +71,28 @@ def materialize(
     out: Path | None,
     task: str,
     dtype: str | None,
-    device: str,
-    force: bool,
-    rebuild: bool,
-    quiet: bool,
-    as_json: bool,
     **values: Any,
 ) -> int:
     """Make the dense model of one task of ARTIFACT, in the folder OUT (by default merged/<artifact>-<task>)."""
     from mergec.compiler.materialize import compile_task
 
     plan = compile_task(artifact, task, dtype, compile_options(values))
-    return execute(plan, out, [], device=device, force=force, rebuild=rebuild, quiet=quiet, as_json=as_json)
+    return execute(plan, out, [], run_flags(values))
 
 
 def execute(
     plan: Plan,
     out: Path | None,
     next_steps: list[tuple[str, str]],
+    flags: RunFlags,
     *,
-    device: str,
-    force: bool,
-    rebuild: bool,
-    quiet: bool,
-    as_json: bool,
     is_model: bool = True,
 ) -> int:
     """Run a plan, say how it goes, what was made, and what to do with it, beside what all models are good for."""
     from mergec.cli.progress import show
     from mergec.execute.run import run as run_plan
 
+    device, force, rebuild, quiet, as_json = flags
     out = out or Path("merged") / plan.name
     if not quiet:
         for warning in plan.warnings:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from mergec.errors import RunError
 from mergec.io import hub
+from mergec.io.replace import replace
 
 BLOCK_BYTES = 1 << 20
 _SETTLED_NS = 2 * 10**9  # a file written to later than this before it was hashed may change again unnoticed
@@ -66,10 +66,7 @@ def remember(path: str | Path, state: list[int], digest: str, hashed_ns: int | N
     note = _note(path)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
         note.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=note.parent)
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump([state, digest], stream)
-        os.replace(draft, note)
+        replace(note, json.dumps([state, digest]).encode())
 
 
 def _note(path: str | Path) -> Path:

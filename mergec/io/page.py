@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mergec.errors import UsageError, path_text
+from mergec.io.replace import replace
 
 MARK = '<meta name="generator" content="mergec">'
 """What a page of mergec's has among its first bytes."""
@@ -23,12 +24,7 @@ def write_page(out: Path, text: str, *, force: bool, inputs: Iterable[str] = ())
     place = Path(os.path.realpath(out))
     try:
         _check(out, place, force, {os.path.realpath(path) for path in inputs})
-        draft = place.with_name(f".{place.name}.{os.getpid()}")
-        try:
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, place)
-        finally:
-            draft.unlink(missing_ok=True)
+        replace(place, text.encode())
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UsageError(

@@ -6,8 +6,6 @@ ways to write one plan - a method and its steps, filters that no name tells apar
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -18,6 +16,7 @@ from mergec.errors import Problem, RecipeError
 from mergec.ops.registry import Parameter
 from mergec.recipe.bind import Bound, Input, bind, path_label
 from mergec.recipe.document import Path, parse
+from mergec.recipe.flow import flow, scalar
 from mergec.recipe.load import read_recipe
 from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, SliceEntry
 from mergec.recipe.settings import Choice
@@ -26,8 +25,6 @@ from mergec.recipe.steps import Pipeline, Written, read_passes, read_pipeline
 _ELSEWHERE = ("E644",)  # about files beside the recipe, which version control does not put there
 _OWN = {"merge_method", "models", "slices", "modules", "base_model", "parameters", "steps", "out_dtype", "seed"}
 _OWN |= {"tokenizer_source", "post"}
-_PLAIN = re.compile(r"(?:\.{0,2}/)?[A-Za-z_][\w./@+-]*", re.ASCII)
-_SPECIAL = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 Setting = tuple[tuple[str | None, tuple[Any, ...]], ...]
 """A setting's choices: a filter, None for the one that ends it, and knots."""
@@ -250,7 +247,7 @@ def _sorted(value: Any) -> Any:
 def _lines(value: Mapping[str, Any], indent: int) -> Iterator[str]:
     """A mapping in block style, its lists of mappings too, their mappings of plain values in flow style."""
     for key, item in value.items():
-        start = f"{' ' * indent}{_scalar(key)}:"
+        start = f"{' ' * indent}{scalar(key)}:"
         if isinstance(item, dict) and item:
             yield start
             yield from _lines(item, indent + 2)
@@ -259,44 +256,17 @@ def _lines(value: Mapping[str, Any], indent: int) -> Iterator[str]:
             for one in item:
                 yield from _item(one, indent + 2)
         else:
-            yield f"{start} {_flow(item)}"
+            yield f"{start} {flow(item)}"
 
 
 def _item(value: Any, indent: int) -> Iterator[str]:
     lead = " " * indent
     if not isinstance(value, dict) or value.keys() <= {"filter", "value"}:
-        yield f"{lead}- {_flow(value)}"
+        yield f"{lead}- {flow(value)}"
         return
     if len(value) == 1 and not isinstance(next(iter(value.values())), list):  # a step
-        yield f"{lead}- {_flow(value)[1:-1]}"
+        yield f"{lead}- {flow(value)[1:-1]}"
         return
     lines = list(_lines(value, indent + 2))
     yield f"{lead}- {lines[0][indent + 2 :]}"
     yield from lines[1:]
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_scalar(key)}: {_flow(item)}' for key, item in value.items())}}}"
-    return f"[{', '.join(map(_flow, value))}]" if isinstance(value, list) else _scalar(value)
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else {"inf": ".inf", "-inf": "-.inf"}.get(repr(value), ".nan")
-    if not isinstance(value, str):
-        return str(value)
-    if _PLAIN.fullmatch(value) and value.lower() not in _SPECIAL:
-        return value
-    return '"' + "".join(map(_character, value)) + '"'
-
-
-def _character(letter: str) -> str:
-    if letter in '"\\':
-        return "\\" + letter
-    if letter.isprintable():
-        return letter
-    code = ord(letter)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

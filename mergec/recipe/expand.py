@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from mergec.ops.registry import Method, Name, Parameter
 from mergec.ops.step import Steps, Use
+from mergec.recipe.flow import flow
 from mergec.recipe.steps import PIPELINE
 
 
@@ -33,7 +32,7 @@ def expansion_lines(method: Method, shared: Mapping[str, Any]) -> list[str]:
         return []
     lines = [f"merge_method: {PIPELINE}", "steps:", *(f"  - {_step_text(one)}" for one in expanded["steps"])]
     if "parameters" in expanded:
-        lines.append(f"parameters: {_yaml(expanded['parameters'])}")
+        lines.append(f"parameters: {flow(expanded['parameters'])}")
     return lines
 
 
@@ -75,17 +74,4 @@ def _step_text(entry: str | dict[str, Any]) -> str:
     if isinstance(entry, str):
         return entry
     ((name, value),) = entry.items()
-    return f"{name}: {_yaml(value)}"
-
-
-def _yaml(value: Any) -> str:
-    """A value in YAML's flow style."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_yaml, value))}]"
-    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z]\w*", value) and value.lower() not in _SPECIAL
-    return str(value) if is_plain else json.dumps(value)
-
-
-_SPECIAL = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
+    return f"{name}: {flow(value)}"

@@ -9,6 +9,7 @@ from mergec.errors import count
 from mergec.ops.registry import Method, Parameter, find_method
 from mergec.ops.step import steps as known_steps
 from mergec.recipe.expand import expansion_lines
+from mergec.recipe.flow import flow
 from mergec.recipe.format import format_text
 from mergec.recipe.settings import expectation
 from mergec.recipe.steps import PIPELINE, SUMMARY
@@ -86,16 +87,12 @@ def _pass_text(name: str) -> str:
 
 
 def _entry(parameter: Parameter) -> str:
-    return f"{parameter.name}: {_yaml(_EXAMPLES.get(parameter.name, parameter.default))}"
+    return f"{parameter.name}: {flow(_EXAMPLES.get(parameter.name, parameter.default))}"
 
 
 def _comment(parameter: Parameter) -> str:
     values = expectation(parameter)
     return parameter.description if values in ("a number", "true or false") else f"{parameter.description}; {values}"
-
-
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def method_text(method: Method) -> str:
@@ -131,7 +128,7 @@ def _parameter_lines(parameters: Mapping[str, Parameter]) -> list[str]:
     lines, width = [], max(map(len, parameters), default=0)
     for parameter in parameters.values():
         scope = "per model" if parameter.per_model else "shared"
-        default = "required" if parameter.required else f"default {_yaml(parameter.default)}"
+        default = "required" if parameter.required else f"default {flow(parameter.default)}"
         lines += [
             f"  {parameter.name:<{width}} {expectation(parameter)}; {default}; {scope}",
             f"  {'':<{width}} {parameter.description}",
