@@ -262,6 +262,11 @@ def small_file_digest(path: str) -> str:
         raise InputError("E311", f"cannot read {path}: {error.strerror or error}") from None
 
 
+def is_absent(path: str) -> bool:
+    """Whether a file beside the weights is known by its digest or name alone, as locks have those of absent models."""
+    return path.startswith(("sha256:", "lock://"))
+
+
 def is_side_file(name: str, size_bytes: int) -> bool:
     """Whether a file travels with a merge: small, not weights, not hidden, not written by a merge tool."""
     if name.startswith(".") or name in _NOT_COPIED or name.endswith(_WEIGHTS):
