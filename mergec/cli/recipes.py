@@ -91,13 +91,20 @@ def methods(name: str | None, markdown: Path | None) -> None:
         return
     from mergec.ops.registry import find_method
     from mergec.ops.registry import methods as known
-    from mergec.recipe.new import method_text, vocabulary_text
+    from mergec.ops.step import Step, steps
+    from mergec.recipe.new import method_text, pass_text, vocabulary_text
     from mergec.recipe.steps import PIPELINE, SUMMARY
 
+    passes = steps()["post"]
+    if name == PIPELINE:
+        click.echo(vocabulary_text())
+        return
     if name:
-        click.echo(vocabulary_text() if name == PIPELINE else method_text(find_method(name, also=[PIPELINE])))
+        found = passes[name] if name in passes else find_method(name, also=[PIPELINE, *passes])
+        click.echo(pass_text(found) if isinstance(found, Step) else method_text(found))
         return
     table = {method.name: method.summary for method in known().values()} | {PIPELINE: SUMMARY}
+    table |= {f"post: {name}": one.doc.partition("\n")[0] for name, one in passes.items()}
     width = max(map(len, table))
     for label, summary in table.items():
         click.echo(f"{label:<{width}}  {summary}")

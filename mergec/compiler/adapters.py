@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from mergec.compiler.names import few, is_head, natural
 from mergec.compiler.source import Adapted, Shifted, Source
 from mergec.errors import InputError, did_you_mean
-from mergec.io.adapter import AdapterConfig
+from mergec.io.adapter import ADAPTER_PREFIX, AdapterConfig
 from mergec.io.tensors import FLOATS, TensorRef
 
-_PREFIX = "base_model.model."
 _FACTOR = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(\.default)?(?P<rest>\.weight|\.bias)?"
@@ -62,7 +61,7 @@ def _sorted(name: str, stored: Mapping[str, TensorRef]) -> tuple[dict[str, _Chan
     for full, ref in stored.items():
         if ref.dtype not in FLOATS:
             raise InputError("E343", f"the adapter '{name}' has {full} as {ref.dtype}, expected floats")
-        short = full.removeprefix(_PREFIX)
+        short = full.removeprefix(ADAPTER_PREFIX)
         found = _FACTOR.fullmatch(short)
         if not found and ("lora_" in short or "token_adapter" in short):
             what = f"the adapter '{name}' has {full}, a tensor of no known kind"

@@ -16,6 +16,7 @@ from mergec.compiler.sidefiles import copied_file, json_text, written_file
 from mergec.compiler.source import Derived, Source, refs_of, structure_of
 from mergec.errors import RecipeError, UsageError, count
 from mergec.graph import Graph, Node, Space, TensorType, slots_of
+from mergec.io.adapter import ADAPTER_PREFIX
 from mergec.io.checkpoint import ADAPTER_CONFIG_NAME, is_tokenizer_file
 from mergec.io.layout import SideFile
 from mergec.io.tensors import FLOATS, TensorRef
@@ -23,7 +24,6 @@ from mergec.ops.basic import cast, diff, load
 from mergec.ops.parts import factorise
 from mergec.plan import ModelUse, Plan
 
-_PREFIX = "base_model.model."
 _STEM = "adapter_model"
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their Conv1D is stored in x out
 
@@ -111,8 +111,8 @@ class _Adapter:
             made = factorise(diff(model, base), rank=rank)
             self._roots[key] = rewrite(cast(made, dtype=self.wanted.dtype))
         names = [
-            (f"{_PREFIX}{module}.lora_B.weight", (rows, rank)),
-            (f"{_PREFIX}{module}.lora_A.weight", (rank, columns)),
+            (f"{ADAPTER_PREFIX}{module}.lora_B.weight", (rows, rank)),
+            (f"{ADAPTER_PREFIX}{module}.lora_A.weight", (rank, columns)),
         ]
         refs = dict([*_slots(0, origin), *_slots(1, tuned)])
         self._add(f"{module}.lora", self._roots[key], refs, name, tuple(names))
@@ -133,7 +133,7 @@ class _Adapter:
         if module not in self.ranks and module not in self.saved:
             self.saved.append(module)
         inner = ".base_layer" if module in self.ranks else ""
-        self._add(f"{_PREFIX}{module}{inner}.{part}", self._roots[key], dict(_slots(1, tuned)))
+        self._add(f"{ADAPTER_PREFIX}{module}{inner}.{part}", self._roots[key], dict(_slots(1, tuned)))
 
     def _add(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -18,7 +19,7 @@ Loader: TypeAlias = Callable[[TensorRef, Space], Node]
 
 
 @dataclass(frozen=True)
-class Derived:
+class Derived(ABC):
     """A tensor that is computed from stored ones. `dtype` is what it would be stored as.
 
     Derived tensors of one `structure` differ in nothing but their names and bytes.
@@ -37,17 +38,18 @@ class Derived:
         return prod(self.shape)
 
     @property
+    @abstractmethod
     def refs(self) -> tuple[TensorRef, ...]:
         """The stored tensors it is made of."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def structure(self) -> object:
-        raise NotImplementedError
+        """What its graph depends on."""
 
+    @abstractmethod
     def build(self, load: Loader, dtype: str) -> Node:
         """The node that computes it, in float32 or float64."""
-        raise NotImplementedError
 
 
 Source: TypeAlias = "TensorRef | Derived"

@@ -7,6 +7,7 @@ from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mergec.io.adapter import ADAPTER_PREFIX
 from mergec.io.checkpoint import open_checkpoint
 from mergec.io.reader import Reader
 from mergec.io.tensors import ITEM_BYTES, TensorRef
@@ -14,7 +15,6 @@ from mergec.io.tensors import ITEM_BYTES, TensorRef
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PREFIX = "base_model.model."
 _ENTRIES = 1 << 22
 
 
@@ -55,8 +55,8 @@ def _distance(
     reader: Reader, base: TensorRef, model: TensorRef, module: str, part: str, adapter: Mapping[str, TensorRef]
 ) -> Distance:
     """Of one tensor, a block of rows at a time."""
-    left, right = (adapter.get(f"{_PREFIX}{module}.lora_{factor}.weight") for factor in "BA")
-    is_saved = any(f"{_PREFIX}{module}{inner}.{part}" in adapter for inner in ("", ".base_layer"))
+    left, right = (adapter.get(f"{ADAPTER_PREFIX}{module}.lora_{factor}.weight") for factor in "BA")
+    is_saved = any(f"{ADAPTER_PREFIX}{module}{inner}.{part}" in adapter for inner in ("", ".base_layer"))
     factors = [_read(reader, one, 0, one.shape[0]) for one in (left, right) if one] if part == "weight" else []
     rows = base.shape[0] if base.shape else 1
     step = max(1, _ENTRIES * rows // max(1, base.numel))

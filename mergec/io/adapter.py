@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mergec.errors import InputError, did_you_mean
 
+ADAPTER_PREFIX = "base_model.model."
+"""What the names of an adapter's tensors begin with, before the module they change."""
+
 _KINDS = ("LORA",)
 _ARITHMETIC = {  # settings of PEFT under which the weights are not W + scale B A
     "alora_invocation_tokens": "an adapter that is active after some tokens only",

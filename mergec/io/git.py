@@ -6,13 +6,13 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mergec.errors import UsageError, path_text
 from mergec.io.replace import replace_file
+from mergec.io.revisions import call_git
 
 _KEY = "diff.mergec.textconv"
 _BEGIN, _END = b"# mergec git install: begin\n", b"# mergec git install: end\n"
@@ -98,18 +98,12 @@ def _attribute(pattern: str) -> bytes:
 
 def _git(*arguments: str) -> str:
     """What git answers, "" where it has no answer."""
-    done = _called(*arguments)
-    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
+    done = call_git(*arguments)
+    return done.stdout.decode().rstrip("\n") if done.returncode == 0 else ""
 
 
 def _set(*arguments: str) -> None:
-    done = _called(*arguments)
+    done = call_git(*arguments)
     if done.returncode:
-        raise UsageError("E685", f"git {arguments[0]} failed: {done.stderr.strip()}", "may you write its settings?")
-
-
-def _called(*arguments: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UsageError("E684", "no program 'git' is found", "install git") from None
+        said = done.stderr.decode(errors="replace").strip()
+        raise UsageError("E685", f"git {arguments[0]} failed: {said}", "may you write its settings?")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
-from mergec.errors import InputError
+from mergec.errors import InputError, UsageError
 
 
 def show(revision: str, path: str) -> bytes | None:
     """A file of a revision, its path counted from the top of the repository; None if the revision lacks it."""
-    kind = _git("cat-file", "-t", f"{revision}:{path}")
+    kind = call_git("cat-file", "-t", f"{revision}:{path}")
     return _output("cat-file", "blob", f"{revision}:{path}") if kind.stdout.strip() == b"blob" else None
 
 
 def is_revision(word: str) -> bool:
     """Whether a word names a commit, and not an option."""
-    return not word.startswith("-") and _git("rev-parse", "--verify", "--quiet", f"{word}^{{commit}}").returncode == 0
+    return (
+        not word.startswith("-") and call_git("rev-parse", "--verify", "--quiet", f"{word}^{{commit}}").returncode == 0
+    )
 
 
 def top() -> Path:
@@ -38,7 +39,7 @@ def tracked(revision: str | None = None) -> list[str]:
 
 
 def _output(*arguments: str, cwd: Path | None = None) -> bytes:
-    done = _git(*arguments, cwd=cwd)
+    done = call_git(*arguments, cwd=cwd)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         why = said[0].removeprefix("fatal: ") if said else f"exit code {done.returncode}"
@@ -46,9 +47,9 @@ def _output(*arguments: str, cwd: Path | None = None) -> bytes:
     return done.stdout
 
 
-def _git(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    command: Sequence[str] = ["git", *arguments]
+def call_git(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run git and take what it says. Raises UsageError (E684) where there is none."""
     try:
-        return subprocess.run(command, cwd=cwd, capture_output=True, check=False)
-    except OSError as error:
-        raise InputError("E611", f"git cannot be run: {error.strerror}", "is it installed?") from None
+        return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UsageError("E684", "no program 'git' is found", "install git") from None

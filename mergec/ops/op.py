@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -44,7 +45,7 @@ class Remark(NamedTuple):
     hint: str = ""
 
 
-class Reducer:
+class Reducer(ABC):
     """The kernel of a reduce op: fed every tile of a tensor in order, as often as it asks for.
 
     Its result is a tuple of Python floats and must not depend on where the tiles were cut.
@@ -53,9 +54,9 @@ class Reducer:
     update: Callable[..., None]
     """Takes the next tile of each input."""
 
+    @abstractmethod
     def finish(self) -> tuple[float, ...] | None:
         """The result, or None to be fed all tiles once more."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

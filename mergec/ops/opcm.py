@@ -19,6 +19,7 @@ ProjectionAlpha = Annotated[
     float,
     Field(ge=0, le=1, description="share of the singular values whose directions are closed to the models that follow"),
 ]
+_ROUNDING = 2.0**-23
 
 
 def _scratch(node: Node) -> int:
@@ -54,9 +55,13 @@ def split_rank(s: Tensor, alpha: float) -> int:
 
 @op("scalar", "scalar -> scalar", scratch_bytes=0)
 def mean_norm_ratio(squares: tuple[float, ...]) -> tuple[float, ...]:
-    """(mean of |d_t|) / |D| from (|D|^2, |d_1|^2, ...); 0 where D is 0."""
-    merged, *own = squares
-    return (sum(map(sqrt, own)) / len(own) / sqrt(merged) if merged and own else 0.0,)
+    """(mean of |d_t|) / |D| from (|D|^2, |d_1|^2, ...); 0 where D is 0 but for the rounding of float32.
+
+    (4, 1, 9) gives 1.0: the mean of 1 and 3, over 2.
+    """
+    merged, *own = map(sqrt, squares)
+    is_left = own and merged > _ROUNDING * max(own)
+    return (sum(own) / len(own) / merged if is_left else 0.0,)
 
 
 @op("map", "delta scalar -> delta", scratch_bytes=0)

@@ -6,6 +6,7 @@ merge, in natural order of their names, instead of one. It is known before the f
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ class Part(Protocol):
         """Takes the next tile of each input."""
 
 
-class Pool:
+class Pool(ABC):
     """A reduction over many tensors, numbered in the order of their names.
 
     In each sweep every wanted tensor is given a part, which one worker feeds; parts come back in any order, from one
@@ -34,15 +35,17 @@ class Pool:
         """Whether the next sweep has to see this tensor."""
         return True
 
+    @abstractmethod
     def part(self, number: int) -> Part:
-        raise NotImplementedError
+        """What a worker feeds with this tensor's tiles."""
 
+    @abstractmethod
     def take(self, number: int, part: Any) -> None:
-        raise NotImplementedError
+        """Take a part back when it has seen the whole tensor."""
 
+    @abstractmethod
     def finish(self) -> Values | None:
         """The result after a sweep, or None to be fed once more."""
-        raise NotImplementedError
 
     @staticmethod
     def at(values: Values, number: int) -> Values:

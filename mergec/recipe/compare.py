@@ -143,8 +143,8 @@ def _mapping(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iter
             for module, one in inner.items():
                 yield (*here, module), Item(f"{called}.{module}", _Named(""), (*at, module), "slice")
                 yield from _mapping(one or {}, (*here, module), (*at, module), f"{called}.{module}")
-        elif name == "steps" and isinstance(inner, list):
-            yield from _steps(inner, here, at)
+        elif name in ("steps", "post") and isinstance(inner, list):
+            yield from _steps(inner, here, at, name)
         elif name == "router" and isinstance(inner, dict):
             yield from _mapping(inner, here, at, called)
         else:
@@ -194,7 +194,7 @@ class _Order(list[str]):
     __hash__ = None
 
 
-def _steps(entries: list[Any], key: Key, path: Path) -> Iterator[tuple[Key, Item]]:
+def _steps(entries: list[Any], key: Key, path: Path, label: str) -> Iterator[tuple[Key, Item]]:
     seen: Counter[str] = Counter()
     order = []
     for number, entry in enumerate(entries):
@@ -203,17 +203,17 @@ def _steps(entries: list[Any], key: Key, path: Path) -> Iterator[tuple[Key, Item
         here = (*key, f"[{name} {seen[name]}]")
         at = (*path, number, name) if isinstance(entry, dict) else (*path, number)
         order.append(here[-1])
-        yield here, Item(f"steps[{number}]", _Named(name), at, "step")
+        yield here, Item(f"{label}[{number}]", _Named(name), at, "step")
         if isinstance(inner, dict):
-            yield from _settings(inner, here, at, f"steps[{number}] {name}")
+            yield from _settings(inner, here, at, f"{label}[{number}] {name}")
         elif inner is not None:
-            yield (*here, name), Item(f"steps[{number}] {name}", inner, at, "setting")
-    yield (*key, "[order]"), Item("order of steps", _Order(order), path, "order")
+            yield (*here, name), Item(f"{label}[{number}] {name}", inner, at, "setting")
+    yield (*key, "[order]"), Item(f"order of {label}", _Order(order), path, "order")
 
 
 def _settings(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iterator[tuple[Key, Item]]:
     for name, setting in value.items():
-        called = f"{label}.{name}" if label and not label.startswith("steps") else f"{label} {name}".strip()
+        called = f"{label}.{name}" if label and not label.startswith(("steps", "post")) else f"{label} {name}".strip()
         yield from _setting(setting, (*key, name), (*path, name), called)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mergec.errors import count
 from mergec.ops.registry import Method, Parameter, find_method
+from mergec.ops.step import Step
 from mergec.ops.step import steps as known_steps
 from mergec.recipe.expand import expansion_lines
 from mergec.recipe.flow import flow
@@ -37,7 +38,7 @@ def recipe_text(name: str) -> str:
     if name == PIPELINE:
         return _pipeline_text()
     if name in known_steps()["post"]:
-        return _pass_text(name)
+        return _pass_recipe(name)
     method = find_method(name, also=[PIPELINE, *known_steps()["post"]])
     own = [p for p in method.parameters.values() if p.per_model and p.name not in _SKIPPED]
     shared = [p for p in method.parameters.values() if not p.per_model and p.name not in _SKIPPED]
@@ -74,7 +75,7 @@ def _pipeline_text() -> str:
     return format_text("\n".join([f"{_PIPELINE_HEAD}{steps[1]}", *steps[2:], tail]), "pipeline.yml")
 
 
-def _pass_text(name: str) -> str:
+def _pass_recipe(name: str) -> str:
     """A recipe of task arithmetic with a pass after it."""
     one = known_steps()["post"][name]
     lines = recipe_text("task_arithmetic").splitlines()
@@ -112,6 +113,12 @@ def method_text(method: Method) -> str:
     if pipeline:
         lines += ["", "as a pipeline", *(f"  {line}" for line in pipeline)]
     return "\n".join(lines)
+
+
+def pass_text(one: Step) -> str:
+    """What `mergec methods NAME` prints for a pass."""
+    lines = [f"{one.way}  a pass over what a method made, listed under 'post:'", "", one.doc]
+    return "\n".join([*lines, *(["", "parameters"] if one.parameters else []), *_parameter_lines(one.parameters)])
 
 
 def vocabulary_text() -> str:

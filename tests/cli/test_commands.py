@@ -116,12 +116,13 @@ def test_inspect_takes_any_config(config: dict[str, Any], here: Path) -> None:
 
 def test_methods() -> None:
     lines = ok("methods").splitlines()
-    assert [line.split()[0] for line in lines] == [*sorted(methods()), "pipeline"]
-    assert all(re.fullmatch(r"\w+ {2,}[A-Z].*\.", line) for line in lines)
+    names = [line.partition("  ")[0] for line in lines]
+    assert names == [*sorted(methods()), "pipeline", "post: svc", "post: consensus_mask"]
+    assert all(re.fullmatch(r"(post: )?\w+ {2,}[A-Z].*\.", line) for line in lines)
 
 
 def test_methods_of_one_name(golden: Callable[..., Any]) -> None:
-    assert ok("methods", "ties") == golden()
+    assert ok("methods", "ties") + ok("methods", "svc") == golden()
 
 
 def test_schema() -> None:

@@ -247,3 +247,9 @@ def test_a_weight_that_normalize_divides_out_changes_nothing(compare: Compare) -
     found = compare(("weight: 0.5", "weight: 0.7"), body=body)
     (cause,) = found["causes"]
     assert (found["changed"], cause["no_effect"][0]["why"]) == ([], "normalize divides by the sum of the weights")
+
+
+def test_passes_are_compared_by_name(compare: Compare) -> None:
+    with_pass = BODY + "post:\n  - svc: {alpha: 0.1}\n"
+    compare(("alpha: 0.1", "alpha: 0.2"), body=with_pass)
+    assert "post[0] svc alpha  0.1 -> 0.2" in text()

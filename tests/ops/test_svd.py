@@ -16,6 +16,7 @@ from mergec.graph import Graph, TensorType
 from mergec.ops import steps
 from mergec.ops.basic import load
 from mergec.ops.op import remark_on
+from mergec.ops.opcm import mean_norm_ratio
 from mergec.ops.registry import Arithmetic, Draw
 from mergec.ops.step import Steps
 from mergec.ops.svd import factorise, merge_singular, polar
@@ -114,3 +115,10 @@ def test_a_projected_delta_is_the_nearest_of_its_rank(ratio: Any, rank: int) -> 
         u, s, v = torch.linalg.svd(delta, full_matrices=False)
         expected += (u[:, :rank] * s[:rank]) @ v[:rank]
     torch.testing.assert_close(harness.run(root, tensors), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-40, 1e-16])
+def test_what_cancels_but_for_rounding_is_not_scaled_up(left: float) -> None:
+    """Deltas that are each other's negatives leave rounding errors, whose scale would be 1 / 0 or nearly so."""
+    assert mean_norm_ratio.kernel((left, 1.0, 1.0)) == (0.0,)
+    assert mean_norm_ratio.kernel((1e-8, 1.0, 1.0)) == (1e4,)
