@@ -1,4 +1,8 @@
-"""Bits: choose entries by masking their bits; where torch chooses between two values it branches at every entry."""
+"""Bits: compare and choose entries with vector instructions, where torch's own comparisons and choices use none.
+
+On a processor numpy compares six times faster than torch, and masking bits takes a tenth of the time of torch.where.
+A compiler that fuses these functions needs no such help: while one is tracing, they are torch's own operations.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_IN_TORCH = {"greater": "gt", "less": "lt", "greater_equal": "ge", "equal": "eq"}
 
 
 def integers(values: Tensor) -> Tensor:
@@ -15,16 +21,53 @@ def integers(values: Tensor) -> Tensor:
     return values.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize])
 
 
-def keep(values: Tensor, kept: Tensor) -> Tensor:
-    """The values where `kept` is true, +0 elsewhere - also in place of an infinity, which a product would not give.
+def above(values: Tensor, other: Tensor | float) -> Tensor:
+    """Where values are above others or above a number that their dtype holds; nowhere for NaN."""
+    return _compared("greater", values, other)
 
-    Takes a tenth of the time of torch.where, which is not vectorised.
-    """
+
+def below(values: Tensor, other: Tensor | float) -> Tensor:
+    """Where values are below others or below a number that their dtype holds; nowhere for NaN."""
+    return _compared("less", values, other)
+
+
+def from_on(values: Tensor, other: Tensor | float) -> Tensor:
+    """Where values are not below others or a number that their dtype holds; nowhere for NaN."""
+    return _compared("greater_equal", values, other)
+
+
+def equal(values: Tensor, other: Tensor | float) -> Tensor:
+    """Where values are equal to others or to a number that their dtype holds."""
+    return _compared("equal", values, other)
+
+
+def _compared(name: str, values: Tensor, other: Tensor | float) -> Tensor:
+    import torch
+
+    if values.device.type != "cpu" or values.dtype.itemsize < 4 or torch.compiler.is_compiling():
+        found: Tensor = getattr(torch, _IN_TORCH[name])(values, other)
+        return found
+    import numpy as np
+
+    right = other if isinstance(other, (int, float)) else other.numpy()
+    return torch.from_numpy(np.atleast_1d(getattr(np, name)(values.numpy(), right)))
+
+
+def keep(values: Tensor, kept: Tensor) -> Tensor:
+    """The values where `kept` is true, +0 elsewhere - also in place of an infinity, which a product would not give."""
+    import torch
+
+    if torch.compiler.is_compiling():
+        return torch.where(kept, values, 0.0)
     return _mask(kept, values).bitwise_and_(integers(values)).view(values.dtype)
 
 
 def constant(number: float, kept: Tensor, like: Tensor) -> Tensor:
     """A number where `kept` is true, 0 elsewhere, in the dtype of `like`."""
+    import torch
+
+    if torch.compiler.is_compiling():
+        return torch.where(kept, number, 0.0).to(like.dtype)
     return _mask(kept, like).bitwise_and_(int(integers(like.new_tensor([number])))).view(like.dtype)
 
 
@@ -33,3 +76,8 @@ def _mask(kept: Tensor, like: Tensor) -> Tensor:
     import torch
 
     return kept.view(torch.int8).to(integers(like).dtype).neg_()
+
+
+def unless_zero(values: Tensor) -> Tensor:
+    """The values with 1 in place of 0, so that they can divide."""
+    return values + constant(1.0, equal(values, 0.0), values)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from mergec.graph import Node
+from mergec.ops import bits
 from mergec.ops.op import Reducer, op
 from mergec.ops.pool import over_model
-from mergec.ops.tree import TreeSum, blocks, wide
+from mergec.ops.tree import TreeSums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,16 +76,13 @@ class Squares(Reducer):
     """The sum of squares of each delta, in float64."""
 
     def __init__(self) -> None:
-        self._sums: list[TreeSum] = []
+        self._sums = TreeSums()
 
     def update(self, *deltas: Tensor) -> None:
-        self._sums = self._sums or [TreeSum() for _ in deltas]
-        for tree, delta in zip(self._sums, deltas, strict=True):
-            for part in blocks(delta):
-                tree.add(wide(part).square())
+        self._sums.add_products(deltas, [(i, i) for i in range(len(deltas))])
 
     def finish(self) -> tuple[float, ...]:
-        return tuple(tree.total() for tree in self._sums)
+        return self._sums.totals()
 
 
 class Balance(Reducer):
@@ -123,7 +121,7 @@ def elect(*deltas: Tensor, by: str) -> Tensor:
     Sum: [2, -1, 0] and [-3, 1, 0] elect [minus, plus, plus]. Count: [5, -1, 0] and [-1, -1, 0] elect
     [plus, minus, plus]. TIES-Merging, arXiv:2306.01708, section 3.
     """
-    return total((delta.sign() for delta in deltas) if by == "count" else deltas) >= 0
+    return bits.from_on(total((delta.sign() for delta in deltas) if by == "count" else deltas), 0.0)
 
 
 def total(deltas: Iterable[Tensor]) -> Tensor:

@@ -132,13 +132,13 @@ def fuse_agreeing(
     wide = torch.float32 if base.dtype.itemsize < 4 else base.dtype
     merged, mass, minus = torch.zeros_like(base, dtype=wide), torch.zeros_like(base, dtype=wide), ~plus
     for delta, weight in zip(deltas, weights if normalize else [0.0] * len(deltas), strict=True):
-        agrees = (plus & (delta > 0)) | (minus & (delta < 0))
+        agrees = (plus & bits.above(delta, 0.0)) | (minus & bits.below(delta, 0.0))
         merged += bits.keep(delta, agrees)
         if normalize:
             mass += bits.constant(rounded(weight, base), agrees, mass)
     merged, mass = merged.to(base.dtype), mass.to(base.dtype)
     if normalize:
-        merged = merged / (mass + (mass == 0))
+        merged = merged / bits.unless_zero(mass)
     return base + (merged * factor if factor != 1 else merged)
 
 

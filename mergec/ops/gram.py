@@ -7,10 +7,11 @@ coefficients all follow from the Gram matrix.
 from __future__ import annotations
 
 import math
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
 from mergec.ops.op import Reducer, op
-from mergec.ops.tree import TreeSum, blocks, wide
+from mergec.ops.tree import TreeSums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,19 +21,17 @@ class Gram(Reducer):
     """Inner products of every pair of tensors, in float64, as the rows of a symmetric matrix."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[int, int], TreeSum] = {}
+        self._sums = TreeSums()
+        self._pairs: list[tuple[int, int]] = []
 
     def update(self, *tiles: Tensor) -> None:
-        for parts in zip(*map(blocks, tiles), strict=True):
-            for i, part in enumerate(parts):
-                left = wide(part)
-                for j in range(i, len(parts)):
-                    self._sums.setdefault((i, j), TreeSum()).add(left * wide(parts[j]))
+        self._pairs = list(combinations_with_replacement(range(len(tiles)), 2))
+        self._sums.add_products(tiles, self._pairs)
 
     def finish(self) -> tuple[float, ...]:
-        size = max(i for i, _ in self._sums) + 1
-        totals = {pair: tree.total() for pair, tree in self._sums.items()}
-        return tuple(totals[min(i, j), max(i, j)] for i in range(size) for j in range(size))
+        products = dict(zip(self._pairs, self._sums.totals(), strict=True))
+        size = range(1 + max(i for i, _ in self._pairs))
+        return tuple(products[min(i, j), max(i, j)] for i in size for j in size)
 
 
 gram = op("reduce", "weight* -> scalar", scratch_bytes=0, name="gram")(Gram)

@@ -8,7 +8,7 @@ from mergec.ops import bits
 from mergec.ops.basic import rounded
 from mergec.ops.elect import total
 from mergec.ops.op import Reducer, Tile, op
-from mergec.ops.tree import TreeSum, blocks, wide
+from mergec.ops.tree import TreeSums
 from mergec.ops.trim import ranked_before
 
 if TYPE_CHECKING:
@@ -40,18 +40,15 @@ class MeanSquares(Reducer):
     """The mean square of each delta, in float64."""
 
     def __init__(self) -> None:
-        self._sums: list[TreeSum] = []
+        self._sums = TreeSums()
         self._entries = 0
 
     def update(self, *deltas: Tensor) -> None:
-        self._sums = self._sums or [TreeSum() for _ in deltas]
         self._entries += deltas[0].numel()
-        for tree, delta in zip(self._sums, deltas, strict=True):
-            for part in blocks(delta):
-                tree.add(wide(part).square())
+        self._sums.add_products(deltas, [(i, i) for i in range(len(deltas))])
 
     def finish(self) -> tuple[float, ...]:
-        return tuple(tree.total() / self._entries for tree in self._sums)
+        return tuple(total / self._entries for total in self._sums.totals())
 
 
 mean_squares = op("reduce", "delta* -> scalar", scratch_bytes=0, name="mean_squares")(MeanSquares)
@@ -75,10 +72,9 @@ def fuse_shares(base: Tensor, plus: Tensor, shares: tuple[float, ...], *deltas: 
     import torch
 
     dtype = torch.float32 if base.dtype.itemsize < 4 else base.dtype
-    merged, mass = torch.zeros_like(base, dtype=dtype), torch.zeros_like(base, dtype=dtype)
+    merged, mass, minus = torch.zeros_like(base, dtype=dtype), torch.zeros_like(base, dtype=dtype), ~plus
     for delta, share in zip(deltas, shares, strict=True):
-        agrees = torch.where(plus, delta > 0, delta < 0)
-        merged += delta.to(dtype) * rounded(share, base) * agrees
-        mass.add_(agrees, alpha=rounded(share, base))
-    divisor = mass.clamp(min=floor)
-    return base + (merged / divisor.masked_fill_(divisor == 0, 1)).to(base.dtype)
+        agrees = (plus & bits.above(delta, 0.0)) | (minus & bits.below(delta, 0.0))
+        merged += bits.keep(delta.to(dtype) * rounded(share, base), agrees)
+        mass += bits.constant(rounded(share, base), agrees, mass)
+    return base + (merged / bits.unless_zero(mass.clamp(min=floor))).to(base.dtype)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEAF = 1024
-_BLOCK = 32 * LEAF
+_BLOCK = 128 * LEAF
 
 
 def wide(values: Tensor) -> Tensor:
@@ -17,11 +17,12 @@ def wide(values: Tensor) -> Tensor:
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
-def blocks(tile: Tensor) -> Sequence[Tensor]:
-    """A tile in pieces that are small beside it, and in float64 still fit a processor's cache."""
+def blocks(tile: Tensor, streams: int = 4) -> Sequence[Tensor]:
+    """A tile in pieces of which so many streams, in float64, still fit a processor's cache."""
     import torch
 
-    return torch.split(tile, _BLOCK) if tile.device.type == "cpu" else (tile,)
+    size = max(1, _BLOCK // LEAF // streams) * LEAF
+    return torch.split(tile, size) if tile.device.type == "cpu" else (tile,)
 
 
 def _halve(rows: Tensor) -> Tensor:
@@ -46,59 +47,85 @@ def row_sums(rows: Tensor) -> Tensor:
     return _halve(torch.nn.functional.pad(rows, (0, padding)))[:, None]
 
 
-class TreeSum:
-    """The sum of a stream of values, in constant memory.
+class TreeSums:
+    """The sums of several streams of values that come side by side, in constant memory.
 
-    Leaves are runs of 1024 values counted from the stream's start; what does not fill a leaf waits for the next
-    tile. A leaf is added up by halving, and the sums of the leaves are the stream of the tree above.
+    Leaves are runs of 1024 values counted from the streams' start; what does not fill a leaf waits for the next
+    tile. A leaf is added up by halving, and the sums of the leaves are the streams of the tree above.
 
-    The leaf that waits is made once: small blocks that come and go between the tiles would keep the allocator
+    The leaves that wait are made once: small blocks that come and go between the tiles would keep the allocator
     from using the memory of a tile again.
     """
 
     def __init__(self) -> None:
-        self._above: TreeSum | None = None
+        self._above: TreeSums | None = None
         self._waiting: Tensor | None = None
         self._filled = 0
 
     def add(self, values: Tensor) -> None:
-        """Take the next values, flat, float64."""
+        """Take the next values, streams x values, float64."""
         if self._waiting is None:
-            self._waiting = values.new_empty(LEAF)
+            self._waiting = values.new_empty(len(values), LEAF)
         if self._filled:
-            taken = min(LEAF - self._filled, values.numel())
-            self._wait(self._waiting, values[:taken])
-            values = values[taken:]
+            taken = min(LEAF - self._filled, values.shape[1])
+            self._wait(self._waiting, values[:, :taken])
+            values = values[:, taken:]
         if self._filled == LEAF:
             self._pass_on(self._waiting)
             self._filled = 0
-        full = values.numel() // LEAF * LEAF
+        full = values.shape[1] // LEAF * LEAF
         if full:
-            self._pass_on(values[:full])
-        self._wait(self._waiting, values[full:])
+            self._pass_on(values[:, :full])
+        self._wait(self._waiting, values[:, full:])
 
-    def _wait(self, leaf: Tensor, values: Tensor) -> None:
-        leaf[self._filled : self._filled + values.numel()] = values
-        self._filled += values.numel()
-
-    def _pass_on(self, leaves: Tensor) -> None:
-        self._above = self._above or TreeSum()
-        self._above.add(_halve(leaves.reshape(-1, LEAF)))
-
-    def total(self, last: Tensor | None = None) -> float:
-        """The sum of all values taken, and of a last one."""
+    def add_products(self, tiles: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> None:
+        """Take the products of pairs of tiles, which go by number: one stream for each pair."""
         import torch
 
-        waiting = [] if self._waiting is None else [self._waiting[: self._filled]]
+        for parts in zip(*(blocks(tile, len(pairs)) for tile in tiles), strict=True):
+            wides = [wide(part) for part in parts]
+            products = wides[0].new_empty(len(pairs), len(wides[0]))
+            for product, (left, right) in zip(products, pairs, strict=True):
+                torch.mul(wides[left], wides[right], out=product)
+            self.add(products)
+
+    def _wait(self, leaves: Tensor, values: Tensor) -> None:
+        leaves[:, self._filled : self._filled + values.shape[1]] = values
+        self._filled += values.shape[1]
+
+    def _pass_on(self, leaves: Tensor) -> None:
+        self._above = self._above or TreeSums()
+        self._above.add(_halve(leaves.reshape(-1, LEAF)).view(len(leaves), -1))
+
+    def totals(self, last: Tensor | None = None) -> tuple[float, ...]:
+        """The sums of all values taken, and of a last one each."""
+        import torch
+
+        waiting = [] if self._waiting is None else [self._waiting[:, : self._filled]]
         waiting += [] if last is None else [last]
-        rest = torch.cat(waiting) if waiting else torch.zeros(0, dtype=torch.float64)
-        leaf = _halve(_padded(rest, LEAF).view(1, LEAF)) if rest.numel() else None
+        rest = torch.cat(waiting, 1) if waiting else torch.zeros(0, 0, dtype=torch.float64)
+        leaf = _halve(_padded(rest, LEAF))[:, None] if rest.numel() else None
         if self._above is not None:
-            return self._above.total(leaf)
-        return 0.0 if leaf is None else float(leaf)
+            return self._above.totals(leaf)
+        return (0.0,) * len(rest) if leaf is None else tuple(leaf[:, 0].tolist())
+
+
+class TreeSum:
+    """The sum of one stream of values."""
+
+    def __init__(self) -> None:
+        self._sums = TreeSums()
+
+    def add(self, values: Tensor) -> None:
+        """Take the next values, flat, float64."""
+        self._sums.add(values[None])
+
+    def total(self) -> float:
+        """The sum of all values taken."""
+        return next(iter(self._sums.totals()), 0.0)
 
 
 def _padded(values: Tensor, length: int) -> Tensor:
     import torch
 
-    return torch.nn.functional.pad(values, (0, length - values.numel()))
+    return torch.nn.functional.pad(values, (0, length - values.shape[-1]))

@@ -264,24 +264,24 @@ def trim(delta: Tensor, cuts: tuple[float, ...], *, tile: Tile) -> Tensor:
 def ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile) -> Tensor:
     """Where magnitudes are above a threshold, or equal to it at an index that is not above `last`."""
     if last >= tile.stop:
-        return magnitude >= threshold
+        return bits.from_on(magnitude, threshold)
     if last < tile.start:
-        return magnitude > threshold
-    return (magnitude > threshold) | ((magnitude == threshold) & (tile.index() <= int(last)))
+        return bits.above(magnitude, threshold)
+    return bits.above(magnitude, threshold) | (bits.equal(magnitude, threshold) & (tile.index() <= int(last)))
 
 
 @op("map", "delta -> delta", scratch_bytes=16)
 def drop(delta: Tensor, *, density: float, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """Keep each entry with probability `density`, to a resolution of 2**-24."""
     draws = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
-    return bits.keep(delta, draws < round(density * random.LEVELS))
+    return bits.keep(delta, bits.below(draws, round(density * random.LEVELS)))
 
 
 @op("map", "delta probability -> delta", scratch_bytes=16)
 def drop_ranked(delta: Tensor, chance: Tensor, *, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """Keep each entry with its own probability."""
     draws = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
-    return bits.keep(delta, draws.to(chance.dtype) < chance * random.LEVELS)
+    return bits.keep(delta, bits.below(draws.to(chance.dtype), chance * random.LEVELS))
 
 
 @op("row", "delta -> probability", scratch_bytes=28)

@@ -33,3 +33,20 @@ def test_rows_are_ranked_by_magnitude_and_equal_entries_by_index(dtype: torch.dt
     values = (torch.randint(-9, 10, (40, 33), generator=generator) / 4).to(dtype)  # many equal magnitudes, and zeros
     assert torch.equal(descending(values), values.abs().argsort(dim=-1, descending=True, stable=True))
     assert descending(torch.tensor([[-1.0, 1.0, 0.0, -0.0, 3.0]], dtype=dtype)).tolist() == [[4, 0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int32])
+def test_comparisons_are_those_of_torch_whatever_the_values(dtype: torch.dtype) -> None:
+    special = [1.5, -0.0, 0.0, -2.0, 1.5]
+    special += [float("inf"), float("nan"), float("-inf")] if dtype.is_floating_point else []
+    values = torch.tensor(special, dtype=torch.float64).to(dtype)
+    for other in (0, values.flip(0), 1.5 if dtype.is_floating_point else 1):
+        assert torch.equal(bits.above(values, other), values > other)
+        assert torch.equal(bits.below(values, other), values < other)
+        assert torch.equal(bits.from_on(values, other), values >= other)
+        assert torch.equal(bits.equal(values, other), values == other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_divisor_of_zero_becomes_one(dtype: torch.dtype) -> None:
+    assert bits.unless_zero(torch.tensor([0.0, -0.0, 2.0, -0.5], dtype=dtype)).tolist() == [1, 1, 2, -0.5]

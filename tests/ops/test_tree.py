@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergec.ops.tree import LEAF, TreeSum, row_sums
+from mergec.ops.tree import LEAF, TreeSum, TreeSums, row_sums
 
 VALUES = torch.randn(10 * LEAF + 77, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
 
@@ -46,6 +46,16 @@ def test_a_sum_does_not_change_when_its_tile_is_overwritten() -> None:
     tree.add(tile)
     tile.zero_()
     assert tree.total() == 10
+
+
+@given(st.lists(st.integers(0, 5000), max_size=4), st.integers(1, 5000))
+def test_products_side_by_side_are_summed_as_each_alone(cuts: list[int], length: int) -> None:
+    tiles = VALUES[:length].float(), VALUES[-length:].float()
+    pairs, sums = [(0, 0), (0, 1), (1, 1)], TreeSums()
+    edges = [0, *sorted(min(cut, length) for cut in cuts), length]
+    for start, stop in itertools.pairwise(edges):
+        sums.add_products([tile[start:stop] for tile in tiles], pairs)
+    assert sums.totals() == tuple(tree_sum(tiles[i].double() * tiles[j].double(), []) for i, j in pairs)
 
 
 def test_total_can_be_asked_for_twice() -> None:
