@@ -46,7 +46,10 @@ def extract_lora(
     dtype: str,
     **values: Any,
 ) -> int:
-    """Write into OUT the LoRA adapter that takes BASE closest to MODEL, and say how close that is."""
+    """Write into OUT the LoRA adapter that takes BASE closest to MODEL, and say how close that is.
+
+    MODEL may be a recipe: then the adapter is that of the merge, which is not written itself.
+    """
     from mergec.cli.runs import execute
     from mergec.compiler.extract import Wanted, compile_extraction
     from mergec.execute.roundtrip import round_trip
@@ -57,7 +60,7 @@ def extract_lora(
     steps = [("add it to its base", f"model: {base}+{out}")]
     code = execute(made.plan, out, steps, flags, is_model=False)
     if code == 0 and not flags.quiet:
-        found = round_trip(made.stored, made.sizes, out)
+        found = round_trip(made.stored, made.sizes, out, made.merge)
         click.echo(_json(found) if flags.as_json else _text(found, made.plan.notes))
     return code
 

@@ -87,15 +87,21 @@ def compile_with_remarks(
     analysis: Analysis, overrides: Sequence[tuple[str, str]], options: Options
 ) -> tuple[Plan, list[Problem]]:
     """The same, and what ops find odd about tensors, which is among the plan's warnings too."""
-    slots, lowered, graph, problems = lower(analysis.parts, {n: one.parts for n, one in analysis.stages.items()})
-    if problems:
-        raise RecipeError([*problems, *analysis.warnings])
+    slots, lowered, graph = lowered_of(analysis)
     text = _with_overrides(analysis.recipe.document.text, overrides)
     remarks = _remarks(analysis, lowered)
     plan = plan_of(analysis, slots, lowered, graph, text, options)
     said = (*analysis.warnings, *remarks)
     named = replace(plan, recipe_path=analysis.recipe.document.file, overrides=tuple(overrides))
     return replace(named, warnings=tuple(map(str, said))), remarks
+
+
+def lowered_of(analysis: Analysis) -> tuple[list[str], list[Lowered], Graph]:
+    """The slot ids and the graphs of a recipe that has been analysed. Raises RecipeError for settings without sense."""
+    slots, lowered, graph, problems = lower(analysis.parts, {n: one.parts for n, one in analysis.stages.items()})
+    if problems:
+        raise RecipeError([*problems, *analysis.warnings])
+    return slots, lowered, graph
 
 
 def analyse(document: Document, known: Mapping[str, Model] = MappingProxyType({})) -> Analysis:

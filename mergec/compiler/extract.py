@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mergec.compiler.inventory import Model, line_up, open_model
+from mergec.compiler.compile import all_models, analyse, compile_analysis, lowered_of
+from mergec.compiler.inventory import Model, is_staged, line_up, open_model
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import few, is_embedding
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import Options, schedule
 from mergec.compiler.sidefiles import copied_file, json_text, written_file
 from mergec.compiler.source import Derived, Source, refs_of, structure_of
+from mergec.compiler.stages import stage_model
 from mergec.errors import RecipeError, UsageError, count
 from mergec.graph import Graph, Node, Space, TensorType, slots_of
 from mergec.io.adapter import ADAPTER_PREFIX
-from mergec.io.checkpoint import ADAPTER_CONFIG_NAME, is_tokenizer_file
+from mergec.io.checkpoint import ADAPTER_CONFIG_NAME, WeightFile, is_tokenizer_file
 from mergec.io.layout import SideFile
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.basic import cast, diff, load
 from mergec.ops.parts import factorise
 from mergec.plan import ModelUse, Plan
+from mergec.recipe.load import read_document
 
 _STEM = "adapter_model"
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their Conv1D is stored in x out
@@ -48,12 +51,13 @@ class Wanted:
 class Extraction:
     """The plan of an adapter, and what its tensors are made from: base and model, by the name of the model's tensor.
 
-    `sizes` are those of all files of both.
+    `sizes` are those of all files of both; `merge` is the plan that makes the model, where a recipe stands for it.
     """
 
     plan: Plan
     rows: Mapping[str, tuple[Source, Source]]
     sizes: Mapping[str, int]
+    merge: Plan | None = None
 
     @property
     def stored(self) -> dict[str, tuple[TensorRef, TensorRef]]:
@@ -61,41 +65,118 @@ class Extraction:
         return {n: (w, x) for n, (w, x) in self.rows.items() if isinstance(w, TensorRef) and isinstance(x, TensorRef)}
 
 
+@dataclass(frozen=True)
+class _Side:
+    """Where the tensors of the base, or of the model, come from: slots of their own, or the graphs of a recipe."""
+
+    name: str
+    numbers: dict[str, int]
+    """Every slot's number, by its id; what both sides have in common."""
+    made: Mapping[str, Lowered] = field(default_factory=dict)
+
+    def slots(self, source: Source) -> list[tuple[int, TensorRef]]:
+        """What is loaded for a tensor, with its slots."""
+        if is_staged(source):
+            one = self.made[source.name]
+            return list(zip(slots_of(one.root), one.sources, strict=True))
+        return [(self._number(f"{self.name} +{n}" if n else self.name), ref) for n, ref in enumerate(refs_of(source))]
+
+    def _number(self, slot: str) -> int:
+        return self.numbers.setdefault(slot, len(self.numbers))
+
+    def structure(self, source: Source) -> object:
+        """What tells sources apart whose graphs differ."""
+        return self.made[source.name].root.index if is_staged(source) else structure_of(source)
+
+    def identity(self, source: Source) -> frozenset[str]:
+        return self.made[source.name].identity if is_staged(source) else frozenset()
+
+    def node(self, graph: Graph, source: Source, dtype: str) -> Node:
+        """The tensor's values."""
+        if is_staged(source):
+            return rewrite(cast(self.made[source.name].root, dtype=dtype))
+        slots = iter([slot for slot, _ in self.slots(source)])
+
+        def loaded(ref: TensorRef, space: Space) -> Node:
+            return load(graph, next(slots), TensorType(ref.shape, ref.dtype, space))
+
+        compute = "float64" if dtype == "float64" else "float32"
+        node = source.build(loaded, compute) if isinstance(source, Derived) else loaded(source, "weight")
+        return rewrite(cast(node, dtype=dtype))
+
+
 def compile_extraction(base: str, model: str, wanted: Wanted, options: Options) -> Extraction:
     """The plan of the adapter that takes `base` closest to `model`: an SVD of each matrix' difference.
 
-    Matrices become factors of at most `wanted.rank`, biases and norms are stored whole, embeddings if that is wished.
+    `model` may be a recipe: its result is then made tensor by tensor and never written. Matrices become factors of at
+    most `wanted.rank`, biases and norms are stored whole, embeddings if that is wished.
     Raises RecipeError for models that do not fit, UsageError (E348) where nothing can be extracted.
     """
+    if Path(model).suffix in (".yml", ".yaml"):
+        return _of_recipe(base, model, wanted, options)
     opened = [open_model(reference, Path()) for reference in (base, model)]
+    numbers = {"base": 0, "model": 1}
+    made = _Adapter(wanted, Graph(), _Side("base", numbers), _Side("model", numbers))
+    return _extraction(opened, made, options)
+
+
+def _of_recipe(base: str, recipe: str, wanted: Wanted, options: Options) -> Extraction:
+    """The adapter of what a recipe makes; the base's slots come after those of the recipe."""
+    analysis = analyse(read_document(Path(recipe)))
+    if analysis.method.makes_artifact:
+        what = f"{analysis.method.name} makes an artifact, and an adapter is made of one dense model"
+        raise UsageError("E348", what, "mergec materialize one of its tasks")
+    slots, lowered, graph = lowered_of(analysis)
+    if any(node.op_class == "model" for node in graph.nodes):
+        what = f"{recipe} takes numbers over the whole model, of which an adapter has some tensors only"
+        raise UsageError("E348", what, "run it, and give its output as MODEL; or set scope: tensor")
+    start = analysis.recipe.document.place(())
+    opened = [open_model(base, Path()), stage_model(recipe, start, analysis)]
+    numbers = {slot: number for number, slot in enumerate(slots)}
+    model = _Side(recipe, numbers, {one.name: one for one in lowered})
+    made = _Adapter(wanted, graph, _Side("base of the adapter", numbers), model)
+    found = _extraction(opened, made, options, all_models(analysis).values())
+    merge = compile_analysis(analysis, (), options)
+    plan = replace(found.plan, recipe_text=merge.recipe_text, recipe_path=merge.recipe_path, warnings=merge.warnings)
+    return replace(found, plan=plan, merge=merge)
+
+
+def _extraction(opened: Sequence[Model], made: _Adapter, options: Options, sources: Iterable[Model] = ()) -> Extraction:
+    """What is taken from base and model; `sources` are the models that the second is merged from."""
     if str((opened[0].checkpoint.config or {}).get("model_type")) in _TRANSPOSED:
-        what = f"'{base}' stores its weights transposed, which extract-lora does not decompose"
+        what = f"'{opened[0].reference}' stores its weights transposed, which extract-lora does not decompose"
         raise UsageError("E348", what, "only linear layers stored as out x in are decomposed")
-    inventory, problems = line_up(opened)
+    inventory, problems = line_up(list(opened))
     if problems:
         raise RecipeError(problems)
     rows = {name: (row[0], row[1]) for name, row in inventory.rows.items() if row[0].dtype in FLOATS}
-    made = _Adapter(wanted)
     for name, row in rows.items():
         made.factors(name, *row)
     if not made.ranks:
-        raise UsageError("E348", f"no matrix of '{model}' is chosen", "mind --include-regex and --exclude-regex")
+        what = f"no matrix of '{opened[1].reference}' is chosen"
+        raise UsageError("E348", what, "mind --include-regex and --exclude-regex")
     for name, (_, tuned) in rows.items():
         made.whole(name, tuned)
-    sizes = {file.path: file.file_bytes for one in opened for file in one.checkpoint.files}
-    return Extraction(_plan(opened, wanted, made, options), rows, sizes)
+    files = {file.path: file for one in (*opened, *sources) for file in one.checkpoint.files}
+    sizes = {path: file.file_bytes for path, file in files.items()}
+    return Extraction(_plan(opened, made, options, files.values()), rows, sizes)
 
 
 class _Adapter:
     """The tensors of an adapter, as graphs; what is left out of it is noted."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted, self.graph = wanted, Graph()
+    def __init__(self, wanted: Wanted, graph: Graph, base: _Side, model: _Side) -> None:
+        self.wanted, self.graph = wanted, graph
+        self._base, self._model = base, model
         self.lowered: list[Lowered] = []
         self.ranks: dict[str, int] = {}
         self.saved: list[str] = []
         self.left_out: list[str] = []
         self._roots: dict[object, Node] = {}
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return tuple(self._base.numbers)
 
     def factors(self, name: str, origin: Source, tuned: Source) -> None:
         """B and A of a matrix, if it is one that is wanted."""
@@ -105,17 +186,17 @@ class _Adapter:
         rows, columns = tuned.shape
         rank = min(self.wanted.rank, rows, columns)
         compute = "float64" if "float64" in (origin.dtype, tuned.dtype) else "float32"
-        key = (tuned.shape, structure_of(origin), structure_of(tuned))
+        key = (tuned.shape, self._base.structure(origin), self._model.structure(tuned))
         if key not in self._roots:
-            base, model = (self._load(number, source, compute) for number, source in enumerate((origin, tuned)))
-            made = factorise(diff(model, base), rank=rank)
+            base = self._base.node(self.graph, origin, compute)
+            made = factorise(diff(self._model.node(self.graph, tuned, compute), base), rank=rank)
             self._roots[key] = rewrite(cast(made, dtype=self.wanted.dtype))
         names = [
             (f"{ADAPTER_PREFIX}{module}.lora_B.weight", (rows, rank)),
             (f"{ADAPTER_PREFIX}{module}.lora_A.weight", (rank, columns)),
         ]
-        refs = dict([*_slots(0, origin), *_slots(1, tuned)])
-        self._add(f"{module}.lora", self._roots[key], refs, name, tuple(names))
+        refs = dict([*self._base.slots(origin), *self._model.slots(tuned)])
+        self._add(f"{module}.lora", self._roots[key], refs, self._model.identity(tuned), name, tuple(names))
         self.ranks[module] = rank
 
     def whole(self, name: str, tuned: Source) -> None:
@@ -127,43 +208,29 @@ class _Adapter:
         if not (is_wanted and self.wanted.takes(module)):
             self.left_out.append(name)
             return
-        key = ("whole", tuned.shape, structure_of(tuned))
+        key = ("whole", tuned.shape, self._model.structure(tuned))
         if key not in self._roots:
-            self._roots[key] = self._load(1, tuned, tuned.dtype)
+            self._roots[key] = self._model.node(self.graph, tuned, tuned.dtype)
         if module not in self.ranks and module not in self.saved:
             self.saved.append(module)
         inner = ".base_layer" if module in self.ranks else ""
-        self._add(f"{ADAPTER_PREFIX}{module}{inner}.{part}", self._roots[key], dict(_slots(1, tuned)))
+        refs = dict(self._model.slots(tuned))
+        self._add(f"{ADAPTER_PREFIX}{module}{inner}.{part}", self._roots[key], refs, self._model.identity(tuned))
 
     def _add(
         self,
         name: str,
         root: Node,
         refs: Mapping[int, TensorRef],
+        identity: frozenset[str],
         tensor: str = "",
         stored: tuple[tuple[str, tuple[int, ...]], ...] = (),
     ) -> None:
         sources = tuple(refs[slot] for slot in slots_of(root))
-        self.lowered.append(Lowered(name, root, sources, "", tensor, stored, frozenset({"extract-lora"})))
-
-    def _load(self, number: int, source: Source, dtype: str) -> Node:
-        slots = iter([slot for slot, _ in _slots(number, source)])
-
-        def loaded(ref: TensorRef, space: Space) -> Node:
-            return load(self.graph, next(slots), TensorType(ref.shape, ref.dtype, space))
-
-        compute = "float64" if dtype == "float64" else "float32"
-        node = source.build(loaded, compute) if isinstance(source, Derived) else loaded(source, "weight")
-        return rewrite(cast(node, dtype=dtype))
+        self.lowered.append(Lowered(name, root, sources, "", tensor, stored, identity | {"extract-lora"}))
 
 
-def _slots(number: int, source: Source) -> list[tuple[int, TensorRef]]:
-    """The slots of what the base's tensor (0) or the model's (1) is made of."""
-    return [(number + 2 * place, ref) for place, ref in enumerate(refs_of(source))]
-
-
-def _plan(opened: Sequence[Model], wanted: Wanted, made: _Adapter, options: Options) -> Plan:
-    files = [file for model in opened for file in model.checkpoint.files]
+def _plan(opened: Sequence[Model], made: _Adapter, options: Options, files: Iterable[WeightFile]) -> Plan:
     plan = schedule(made.lowered, made.graph, files, options, stem=_STEM)
     if len(plan.shards) > 1:
         what = f"the adapter would be {count(len(plan.shards), 'file')}, and PEFT reads one"
@@ -175,10 +242,10 @@ def _plan(opened: Sequence[Model], wanted: Wanted, made: _Adapter, options: Opti
     return replace(
         plan,
         name=f"{Path(opened[1].reference).name}-lora",
-        method=f"extract-lora, rank {wanted.rank}",
-        slots=("base", "model") * (1 + max(slot for kind in plan.kinds for slot in kind.slots) // 2),
+        method=f"extract-lora, rank {made.wanted.rank}",
+        slots=made.slots,
         models=uses,
-        side_files=_side_files(opened, wanted, made),
+        side_files=_side_files(opened, made.wanted, made),
         notes=(f"not in the adapter: {few(made.left_out)}",) if made.left_out else (),
     )
 

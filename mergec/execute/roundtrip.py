@@ -7,10 +7,12 @@ from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mergec.execute.tensors import PlanTensors
 from mergec.io.adapter import ADAPTER_PREFIX
 from mergec.io.checkpoint import open_checkpoint
 from mergec.io.reader import Reader
 from mergec.io.tensors import ITEM_BYTES, TensorRef
+from mergec.plan import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +37,12 @@ class Distance(NamedTuple):
 
 
 def round_trip(
-    rows: Mapping[str, tuple[TensorRef, TensorRef]], sizes: Mapping[str, int], out: Path
+    rows: Mapping[str, tuple[TensorRef, TensorRef]], sizes: Mapping[str, int], out: Path, merge: Plan | None = None
 ) -> dict[str, Distance]:
     """The distances of each kind of tensor, by the last word of its module.
 
-    `rows` are base and model by name, `sizes` the bytes of their files, `out` is the adapter's folder.
+    `rows` are base and model by name, `sizes` the bytes of their files, `out` is the adapter's folder. `merge` makes
+    the model's tensors where they are in no file.
     """
     adapter = open_checkpoint(out, adapter=True)
     found: dict[str, Distance] = {}
@@ -47,12 +50,14 @@ def round_trip(
         for name, (base, model) in rows.items():
             module, _, part = name.rpartition(".")
             kind = module.rpartition(".")[2] if part == "weight" else part
-            found[kind] = found.get(kind, Distance()) + _distance(reader, base, model, module, part, adapter.tensors)
+            made = PlanTensors(merge)[name] if merge else None
+            distance = _distance(reader, base, model if made is None else made, module, part, adapter.tensors)
+            found[kind] = found.get(kind, Distance()) + distance
     return found
 
 
 def _distance(
-    reader: Reader, base: TensorRef, model: TensorRef, module: str, part: str, adapter: Mapping[str, TensorRef]
+    reader: Reader, base: TensorRef, model: TensorRef | Tensor, module: str, part: str, adapter: Mapping[str, TensorRef]
 ) -> Distance:
     """Of one tensor, a block of rows at a time."""
     left, right = (adapter.get(f"{ADAPTER_PREFIX}{module}.lora_{factor}.weight") for factor in "BA")
@@ -63,10 +68,16 @@ def _distance(
     total = Distance()
     for begin in range(0, rows, step):
         end = min(begin + step, rows)
-        change = _read(reader, model, begin, end) - _read(reader, base, begin, end)
+        tuned = _read(reader, model, begin, end) if isinstance(model, TensorRef) else _rows(model, begin, end)
+        change = tuned - _read(reader, base, begin, end)
         missing = change - factors[0][begin:end] @ factors[1] if factors else change
         total += Distance(float((change * change).sum()), 0.0 if is_saved else float((missing * missing).sum()))
     return total
+
+
+def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:
+    """Some rows of a tensor in memory, in float64; a 0-d tensor is one row."""
+    return (tensor[begin:end] if tensor.shape else tensor).double()
 
 
 def _read(reader: Reader, ref: TensorRef, begin: int, end: int) -> Tensor:

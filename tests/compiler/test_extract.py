@@ -102,3 +102,38 @@ def test_what_cannot_be_extracted_is_said(family: Any, tmp_path: Path, monkeypat
     assert "transposed" in transposed.err
     assert "no model 'bse'" in mergec("extract-lora", "bse", "a", "out").err
     assert "is no regular expression" in mergec("extract-lora", "base", "a", "out", "-i", "(").err
+
+
+def test_an_adapter_of_adapters_is_that_of_their_merge(family: Any, tmp_path: Path) -> None:
+    """BASE+A and BASE+B merged and made an adapter again, without the merged model on disk."""
+    made = family("llama")
+    for name in "ab":
+        extract(made.base, getattr(made, name), tmp_path / name, "--rank", 3)
+    recipe = write_recipe(
+        tmp_path,
+        "task_arithmetic",
+        [f"{made.base}+{tmp_path / name}" for name in "ab"],
+        base_model=made.base,
+        parameters={"weight": 0.5},
+    )
+    errors = extract(made.base, recipe, tmp_path / "both", "--rank", 6)  # no more than the sum of two of rank 3
+    assert max(error for kind, error in errors.items() if kind.endswith("_proj")) < 1e-5
+    merged(recipe, tmp_path / "whole")
+    again = write_recipe(tmp_path, "passthrough", [f"{made.base}+both"])
+    merged(again, tmp_path / "again")
+    assert furthest(tensors_of(tmp_path / "again"), tensors_of(tmp_path / "whole")) < 1e-6
+
+
+def test_a_recipe_that_looks_at_the_whole_model_is_refused(family: Any, tmp_path: Path) -> None:
+    made = family("llama")
+    recipe = write_recipe(
+        tmp_path,
+        "ties",
+        [made.a, made.b],
+        base_model=made.base,
+        parameters={"weight": 1, "density": 0.5, "scope": "model"},
+    )
+    called = mergec("extract-lora", made.base, recipe, tmp_path / "out")
+    assert called.code == 2
+    assert "error[E348]" in called.err
+    assert "takes numbers over the whole model" in called.err
