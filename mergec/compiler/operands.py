@@ -117,7 +117,8 @@ def _entries(operand: str) -> dict[str, Entry]:
         return _lock_entries(read_lock(path / LOCK_NAME), str(path / LOCK_NAME), path)
     if not path.exists() and ":" in operand:
         revision, _, name = operand.partition(":")
-        return {Path(name).name: entry} if (entry := _other(operand, revision, name)) else _locks_of(operand)
+        entry = _other(operand, revision, name)
+        return {Path(name).name: entry} if entry else _locks_of(operand)
     data = path.read_bytes() if path.is_file() and path.name == LOCK_NAME else None
     if data is not None:
         return _lock_entries(parse_lock(data, operand), operand, path.parent)

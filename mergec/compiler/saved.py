@@ -14,6 +14,7 @@ from mergec.io.layouts import tensors_of
 from mergec.io.lockfile import LockedModel, LockedRecipe
 from mergec.plan import Plan
 from mergec.recipe.document import Document
+from mergec.recipe.load import read_recipe
 from mergec.recipe.schema import Recipe
 
 _ABSENT = ("E300", "E301")
@@ -105,8 +106,6 @@ class Headers:
 
 def _references(document: Document) -> list[str]:
     """Every text of a document that may name a model; nothing is opened that its recipe does not use."""
-    from mergec.recipe.load import read_recipe
-
     found: list[str] = []
     names = {one.value["name"] for one in document.stages}
     for one in (*document.stages, document):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from mergec.compiler.schedule import Options
 from mergec.errors import RecipeError
 from mergec.io.digests import remembered
 from mergec.io.hub import is_hub_path
-from mergec.io.lockfile import LockedRecipe
+from mergec.io.lockfile import LockedRecipe, LockedTensor
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 from mergec.keys import Identify, plan_hash, plan_keys
 from mergec.lock import changed_files
@@ -71,13 +72,12 @@ class Side:
     @cached_property
     def inputs(self) -> Mapping[tuple[str, str], str]:
         """The input files that are read, by the model's slot id and the file's name."""
-        found = {}
-        for output in self.plan.outputs if self.plan else ():
-            for number, ref in (
-                zip(self.plan.kinds[output.kind].slots, output.sources, strict=True) if self.plan else ()
-            ):
-                slot = self.plan.slots[number] if self.plan and self.plan.slots else ""
-                found[slot, os.path.basename(ref.file)] = ref.file
+        plan, found = self.plan, dict[tuple[str, str], str]()
+        if plan is None:
+            return found
+        for output in plan.outputs:
+            for number, ref in zip(plan.kinds[output.kind].slots, output.sources, strict=True):
+                found[plan.slots[number] if plan.slots else "", os.path.basename(ref.file)] = ref.file
         return found
 
     @cached_property
@@ -133,19 +133,14 @@ def of_lock(locked: LockedRecipe, label: str, recipe: Path) -> Side:
         plan = compiled if plan_hash(compiled) == locked.plan else None
     except RecipeError:
         pass
-    tensors = {
-        name: Tensor(one.dtype, one.shape, _size(one.dtype, one.shape), name) for name, one in locked.tensors.items()
-    }
+    tensors = {name: _locked_tensor(name, one) for name, one in locked.tensors.items()}
     files = analysis.models.values() if analysis else ()
     digests = {file.path: file.sha256 for model in files for file in model.checkpoint.files if file.sha256}
     return Side(label, locked.plan, locked.method, tensors, plan, analysis, locked, digests=digests)
 
 
-def _size(dtype: str, shape: tuple[int, ...]) -> int:
-    size = ITEM_BYTES.get(dtype, 0)
-    for one in shape:
-        size *= one
-    return size
+def _locked_tensor(name: str, one: LockedTensor) -> Tensor:
+    return Tensor(one.dtype, one.shape, prod(one.shape) * ITEM_BYTES.get(one.dtype, 0), name)
 
 
 class Keys(NamedTuple):

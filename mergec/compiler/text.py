@@ -11,6 +11,7 @@ from mergec.compiler.compile import Analysis
 from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import few
+from mergec.compiler.resolved import position
 from mergec.compiler.schedule import evaluated_bytes, inside
 from mergec.compiler.source import refs_of
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
@@ -260,8 +261,7 @@ def _why_unread(analysis: Analysis, name: str, slot: int) -> str:
 
 def _setting_rows(analysis: Analysis, name: str) -> list[tuple[str, str, str, str]]:
     bound, inventory = analysis.of_tensor[name]
-    layer = inventory.layers.get(name)
-    t = layer.t if layer else 0.0
+    t = position(analysis, name)
     values = resolve_tensor(bound, name, inventory.rows[name], t)
     models = [one for one in bound.inputs if not one.is_base]
     rows = []

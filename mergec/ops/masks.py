@@ -47,7 +47,7 @@ def wanted(joint: Tensor, *deltas: Tensor, thresholds: tuple[float, ...], least:
 
     count = torch.zeros_like(joint, dtype=torch.int16)
     for delta, threshold in zip(deltas, thresholds, strict=True):
-        count += delta.abs() > threshold * (joint - delta).abs()
+        count += stands_out.kernel(delta, joint, threshold=threshold)
     return count >= least
 
 
