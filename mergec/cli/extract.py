@@ -32,6 +32,8 @@ def _patterns(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) 
 @click.option("--include-regex", "-i", multiple=True, callback=_patterns, help="Modules to take.  [default: all]")
 @click.option("--exclude-regex", "-e", multiple=True, callback=_patterns, help="Modules to leave out.")
 @click.option("--save-embeddings", is_flag=True, help="Store embeddings whole; else they are left as in BASE.")
+@click.option("--embed-lora", "embed", is_flag=True, help="Make factors of embeddings too.")
+@click.option("--save-module", "save", multiple=True, metavar="NAME", help="Store modules whole that end in NAME.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @layout_options
 @run_options
@@ -43,6 +45,8 @@ def extract_lora(
     include_regex: tuple[str, ...],
     exclude_regex: tuple[str, ...],
     save_embeddings: bool,
+    embed: bool,
+    save: tuple[str, ...],
     dtype: str,
     **values: Any,
 ) -> int:
@@ -54,7 +58,7 @@ def extract_lora(
     from mergec.compiler.extract import Wanted, compile_extraction
     from mergec.execute.roundtrip import round_trip
 
-    wanted = Wanted(rank, include_regex, exclude_regex, dtype, save_embeddings)
+    wanted = Wanted(rank, include_regex, exclude_regex, dtype, save_embeddings, embed, save)
     flags = run_flags(values)
     made = compile_extraction(base, model, wanted, compile_options(values))
     steps = [("add it to its base", f"model: {base}+{out}")]

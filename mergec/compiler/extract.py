@@ -16,9 +16,9 @@ from mergec.compiler.schedule import Options, schedule
 from mergec.compiler.sidefiles import copied_file, json_text, written_file
 from mergec.compiler.source import Derived, Source, refs_of, structure_of
 from mergec.compiler.stages import stage_model
-from mergec.errors import RecipeError, UsageError, count
+from mergec.errors import RecipeError, UsageError, count, did_you_mean
 from mergec.graph import Graph, Node, Space, TensorType, slots_of
-from mergec.io.adapter import ADAPTER_PREFIX
+from mergec.io.adapter import ADAPTER_PREFIX, factor_names
 from mergec.io.checkpoint import ADAPTER_CONFIG_NAME, WeightFile, is_tokenizer_file
 from mergec.io.layout import SideFile
 from mergec.io.tensors import FLOATS, TensorRef
@@ -40,6 +40,13 @@ class Wanted:
     exclude: tuple[str, ...] = ()
     dtype: str = "float32"
     save_embeddings: bool = False
+    embed: bool = False
+    """Whether embeddings become factors too."""
+    save: tuple[str, ...] = ()
+    """Modules that are stored whole, by their names or the ends of them."""
+
+    def saves(self, module: str) -> bool:
+        return any(f".{module}".endswith(f".{name}") for name in self.save)
 
     def takes(self, module: str) -> bool:
         """Whether a module is one of those: some `include` is found in its name, or none is given, and no `exclude`."""
@@ -150,6 +157,7 @@ def _extraction(opened: Sequence[Model], made: _Adapter, options: Options, sourc
     if problems:
         raise RecipeError(problems)
     rows = {name: (row[0], row[1]) for name, row in inventory.rows.items() if row[0].dtype in FLOATS}
+    _check_saved(made.wanted, rows)
     for name, row in rows.items():
         made.factors(name, *row)
     if not made.ranks:
@@ -160,6 +168,14 @@ def _extraction(opened: Sequence[Model], made: _Adapter, options: Options, sourc
     files = {file.path: file for one in (*opened, *sources) for file in one.checkpoint.files}
     sizes = {path: file.file_bytes for path, file in files.items()}
     return Extraction(_plan(opened, made, options, files.values()), rows, sizes)
+
+
+def _check_saved(wanted: Wanted, rows: Iterable[str]) -> None:
+    modules = {name.rpartition(".")[0] for name in rows}
+    for name in wanted.save:
+        if not any(replace(wanted, save=(name,)).saves(module) for module in modules):
+            known = {module.rpartition(".")[2] for module in modules}
+            raise UsageError("E348", f"no module '{name}' to save", did_you_mean(name, known))
 
 
 class _Adapter:
@@ -181,22 +197,27 @@ class _Adapter:
     def factors(self, name: str, origin: Source, tuned: Source) -> None:
         """B and A of a matrix, if it is one that is wanted."""
         module, _, part = name.rpartition(".")
-        if part != "weight" or len(tuned.shape) != 2 or is_embedding(name) or not self.wanted.takes(module):
+        transposed = is_embedding(name)
+        if part != "weight" or len(tuned.shape) != 2 or (transposed and not self.wanted.embed):
             return
-        rows, columns = tuned.shape
+        if self.wanted.saves(module) or not self.wanted.takes(module):
+            return
+        rows, columns = tuned.shape[::-1] if transposed else tuned.shape
         rank = min(self.wanted.rank, rows, columns)
         compute = "float64" if "float64" in (origin.dtype, tuned.dtype) else "float32"
-        key = (tuned.shape, self._base.structure(origin), self._model.structure(tuned))
+        key = (tuned.shape, transposed, self._base.structure(origin), self._model.structure(tuned))
         if key not in self._roots:
             base = self._base.node(self.graph, origin, compute)
-            made = factorise(diff(self._model.node(self.graph, tuned, compute), base), rank=rank)
+            made = factorise(
+                diff(self._model.node(self.graph, tuned, compute), base),
+                rank=rank,
+                **({"transposed": True} if transposed else {}),
+            )
             self._roots[key] = rewrite(cast(made, dtype=self.wanted.dtype))
-        names = [
-            (f"{ADAPTER_PREFIX}{module}.lora_B.weight", (rows, rank)),
-            (f"{ADAPTER_PREFIX}{module}.lora_A.weight", (rank, columns)),
-        ]
+        left, right = factor_names(module, transposed)
+        names = ((left, (rows, rank)), (right, (rank, columns)))
         refs = dict([*self._base.slots(origin), *self._model.slots(tuned)])
-        self._add(f"{module}.lora", self._roots[key], refs, self._model.identity(tuned), name, tuple(names))
+        self._add(f"{module}.lora", self._roots[key], refs, self._model.identity(tuned), name, names)
         self.ranks[module] = rank
 
     def whole(self, name: str, tuned: Source) -> None:
@@ -204,8 +225,8 @@ class _Adapter:
         module, _, part = name.rpartition(".")
         if module in self.ranks and part == "weight":
             return
-        is_wanted = len(tuned.shape) == 1 or (is_embedding(name) and self.wanted.save_embeddings)
-        if not (is_wanted and self.wanted.takes(module)):
+        is_kept = len(tuned.shape) == 1 or (is_embedding(name) and self.wanted.save_embeddings)
+        if not self.wanted.saves(module) and not (is_kept and self.wanted.takes(module)):
             self.left_out.append(name)
             return
         key = ("whole", tuned.shape, self._model.structure(tuned))

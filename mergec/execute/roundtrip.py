@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mergec.execute.tensors import PlanTensors
-from mergec.io.adapter import ADAPTER_PREFIX
+from mergec.io.adapter import ADAPTER_PREFIX, factor_names
 from mergec.io.checkpoint import open_checkpoint
 from mergec.io.reader import Reader
 from mergec.io.tensors import ITEM_BYTES, TensorRef
@@ -60,9 +60,8 @@ def _distance(
     reader: Reader, base: TensorRef, model: TensorRef | Tensor, module: str, part: str, adapter: Mapping[str, TensorRef]
 ) -> Distance:
     """Of one tensor, a block of rows at a time."""
-    left, right = (adapter.get(f"{ADAPTER_PREFIX}{module}.lora_{factor}.weight") for factor in "BA")
     is_saved = any(f"{ADAPTER_PREFIX}{module}{inner}.{part}" in adapter for inner in ("", ".base_layer"))
-    factors = [_read(reader, one, 0, one.shape[0]) for one in (left, right) if one] if part == "weight" else []
+    factors = _factors(reader, module, adapter) if part == "weight" else ()
     rows = base.shape[0] if base.shape else 1
     step = max(1, _ENTRIES * rows // max(1, base.numel))
     total = Distance()
@@ -73,6 +72,16 @@ def _distance(
         missing = change - factors[0][begin:end] @ factors[1] if factors else change
         total += Distance(float((change * change).sum()), 0.0 if is_saved else float((missing * missing).sum()))
     return total
+
+
+def _factors(reader: Reader, module: str, adapter: Mapping[str, TensorRef]) -> tuple[Tensor, ...]:
+    """Two matrices whose product is what the adapter adds to a weight, in float64; none if it adds nothing."""
+    for is_embedding in (False, True):
+        refs = [adapter[name] for name in factor_names(module, is_embedding) if name in adapter]
+        if refs:
+            left, right = (_read(reader, ref, 0, ref.shape[0]) for ref in refs)
+            return (right.T, left.T) if is_embedding else (left, right)
+    return ()
 
 
 def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:

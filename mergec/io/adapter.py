@@ -14,6 +14,14 @@ ADAPTER_PREFIX = "base_model.model."
 """What the names of an adapter's tensors begin with, before the module they change."""
 
 _KINDS = ("LORA",)
+
+
+def factor_names(module: str, is_embedding: bool = False) -> tuple[str, str]:
+    """The names of B and A of a module; the product of an embedding's is its transposed change."""
+    word, end = ("lora_embedding", "") if is_embedding else ("lora", ".weight")
+    return f"{ADAPTER_PREFIX}{module}.{word}_B{end}", f"{ADAPTER_PREFIX}{module}.{word}_A{end}"
+
+
 _ARITHMETIC = {  # settings of PEFT under which the weights are not W + scale B A
     "alora_invocation_tokens": "an adapter that is active after some tokens only",
     "arrow_config": "routing between adapters",

@@ -94,11 +94,15 @@ def _factors(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[int
 
 
 @op("whole", "delta -> part", scratch_bytes=lambda node: 12 * node.type.item_bytes, gives=_factors)
-def factorise(delta: Tensor, *, rank: int) -> Tensor:
-    """U S, m x rank, and V, rank x n, of a matrix' SVD, one after the other: their product comes closest to it."""
+def factorise(delta: Tensor, *, rank: int, transposed: bool = False) -> Tensor:
+    """U S, m x rank, and V, rank x n, of a matrix' SVD, one after the other: their product comes closest to it.
+
+    With `transposed` the matrix is the transpose of an n x m delta.
+    """
     import torch
 
-    left, values, right = torch.linalg.svd(full(delta), full_matrices=False)
+    matrix = full(delta).T if transposed else full(delta)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return torch.cat([(left * values)[:, :rank].reshape(-1), right[:rank].reshape(-1)])
 
 

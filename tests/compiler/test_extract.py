@@ -137,3 +137,19 @@ def test_a_recipe_that_looks_at_the_whole_model_is_refused(family: Any, tmp_path
     assert called.code == 2
     assert "error[E348]" in called.err
     assert "takes numbers over the whole model" in called.err
+
+
+def test_embeddings_become_factors_and_modules_are_saved_whole_where_asked(family: Any, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    made = family("llama")
+    errors = extract(made.base, made.a, tmp_path / "a", "--rank", 64, "--embed-lora", "--save-module", "lm_head")
+    assert max(errors.values()) < 1e-5
+    stored = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert f"{PREFIX}model.embed_tokens.lora_embedding_A" in stored
+    assert stored[f"{PREFIX}lm_head.weight"].shape == tensors_of(made.a)["lm_head.weight"].shape
+    loaded = auto_class("llama").from_pretrained(made.base)
+    found = PeftModel.from_pretrained(loaded, tmp_path / "a").merge_and_unload().state_dict()
+    assert furthest(tensors_of(made.a), found) < 1e-6
+    called = mergec("extract-lora", made.base, made.a, tmp_path / "b", "--save-module", "lm_haed")
+    assert called.err.strip() == "mergec: error[E348]: no module 'lm_haed' to save; hint: did you mean 'lm_head'?"
