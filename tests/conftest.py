@@ -35,6 +35,17 @@ _GOLDEN = _TESTS / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden texts instead of comparing")
+    parser.addoption("--full-matrix", action="store_true", help="run what is compared with mergekit whole, not a cover")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --full-matrix, what is marked `full_matrix` is left out."""
+    if config.getoption("--full-matrix"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full_matrix")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 class Golden:

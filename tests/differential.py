@@ -14,7 +14,10 @@ from torch import Tensor
 import mergec
 
 Recipe = dict[str, Any]
-FILTERS = {"llama": "mlp", "qwen2": "attn", "gpt2": "mlp", "mixtral": "attn", "bert": "attention"}
+FILTERS = {
+    **{"llama": "mlp", "qwen2": "attn", "gpt2": "mlp", "mixtral": "attn", "bert": "attention"},
+    **{"gemma2": "mlp", "t5": "Attention", "whisper": "fc1", "llava": "mlp"},
+}
 SPHERICAL = ("nuslerp", "multislerp", "karcher")
 
 

@@ -95,12 +95,68 @@ def bert_config() -> Any:
     )
 
 
+_SMALL: dict[str, int] = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+}
+
+
+def gemma2_config() -> Any:
+    """Tied head, a list that says of each layer how it attends."""
+    from transformers import Gemma2Config
+
+    return Gemma2Config(**_SMALL, head_dim=4)
+
+
+def t5_config() -> Any:
+    """An encoder and a decoder with one embedding, numbered as blocks."""
+    from transformers import T5Config
+
+    return T5Config(
+        vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+
+
+def whisper_config() -> Any:
+    """Speech: convolutions, positions that are stored, an encoder and a decoder."""
+    from transformers import WhisperConfig
+
+    layers = {f"{part}_{key}": value for part in ("encoder", "decoder") for key, value in _WHISPER_PART.items()}
+    sizes = {"vocab_size": 40, "d_model": 16, "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    return WhisperConfig(**sizes, **layers, **ids, suppress_tokens=None, begin_suppress_tokens=None)
+
+
+_WHISPER_PART = {"layers": 2, "attention_heads": 2, "ffn_dim": 24}
+
+
+def llava_config() -> Any:
+    """A vision tower, a projector and a language model."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision, image_size=8, patch_size=4),
+        text_config=LlamaConfig(**_SMALL),
+        image_token_index=39,
+    )
+
+
 _CONFIGS: dict[str, tuple[Callable[[], Any], str]] = {
     "llama": (llama_config, "AutoModelForCausalLM"),
     "qwen2": (qwen2_config, "AutoModelForCausalLM"),
     "gpt2": (gpt2_config, "AutoModelForCausalLM"),
     "mixtral": (mixtral_config, "AutoModelForCausalLM"),
     "bert": (bert_config, "AutoModelForSequenceClassification"),
+    "gemma2": (gemma2_config, "AutoModelForCausalLM"),
+    "t5": (t5_config, "AutoModelForSeq2SeqLM"),
+    "whisper": (whisper_config, "AutoModelForSpeechSeq2Seq"),
+    "llava": (llava_config, "AutoModelForImageTextToText"),
 }
 ARCHITECTURES = tuple(_CONFIGS)
 
