@@ -37,7 +37,8 @@ FORMS = {
 }
 REASONS = (
     "`≠` mixtral: mergekit packs the experts of a layer into one tensor and takes norms, thresholds and variances of "
-    "the pack. mergec takes them of each tensor as the model stores it, here of each expert. All other tensors are equal.",
+    "the pack. mergec takes them of each tensor as the model stores it, here of each expert. All other tensors are "
+    "equal.",
     "`+` whisper: mergekit 0.1.5 finds no tensor of the model: the names in its definition lack a point.",
     "`+` llava: mergekit 0.1.5 writes the vision tower and the projector only and loses the language model, without a "
     "word; `modules:` fail with a KeyError. What it writes is equal.",
