@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from mergec.io.tensors import ITEM_BYTES
 
-Space: TypeAlias = Literal["weight", "delta", "sign", "probability", "mask", "bits", "part", "scalar"]
+Space: TypeAlias = Literal["weight", "delta", "sign", "probability", "mask", "bits", "part", "table", "scalar"]
 OpClass: TypeAlias = Literal["load", "map", "reduce", "scalar", "row", "whole", "model"]
 Attr: TypeAlias = "bool | int | float | str | tuple[Attr, ...]"
 
 PER_ENTRY: frozenset[Space] = frozenset(("weight", "delta", "sign", "probability", "mask"))
+_LONGEST_TEXT = 96  # longer attributes are shown, and go into keys, by their digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class TensorType:
     The space is a unit: a *weight* is a point, a *delta* the difference of two, a *sign* an elected direction per
     entry, a *probability* a chance to be kept per entry, a *mask* whether an entry takes part, a *scalar* a few
     numbers about a whole tensor. What an artifact stores of a tensor has no value per entry: *bits* are a mask with
-    eight entries a byte, lowest bit first; a *part* is anything else, such as factors or the entries that were kept.
+    eight entries a byte, lowest bit first; a *part* is anything else, such as factors or the entries that were kept. Of
+    a *table* rows are read as they are asked for, by number.
     """
 
     shape: tuple[int, ...]
@@ -75,8 +78,11 @@ class Node:
 
 
 def _attr_text(value: Attr) -> str:
+    """An attribute for people and for keys; a long text, such as an index of many runs, by its digest."""
     if isinstance(value, tuple):
         return f"({', '.join(map(_attr_text, value))})"
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
     return f"{value!r}" if isinstance(value, (float, str)) else str(value).lower()
 
 

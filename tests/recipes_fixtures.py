@@ -58,6 +58,9 @@ def safetensors_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], seed: 
     return header_bytes(spans) + data
 
 
+TOKENIZER = {"model": {"type": "WordLevel", "vocab": {token: number for number, token in enumerate("abcdefgh")}}}
+
+
 def write_model(
     folder: Path,
     *,
@@ -72,7 +75,7 @@ def write_model(
     tensors = {name: ((dtypes or {}).get(name, "float32"), shape) for name, shape in shapes.items()}
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     if shards == 1:
         (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors, seed))
         return folder

@@ -43,3 +43,27 @@ def ids_of(folder: Path) -> dict[str, int]:
 
     found: dict[str, int] = AutoTokenizer.from_pretrained(folder).get_vocab()
     return found
+
+
+def write_llama(folder: Path, tokenizer: Any, rows: int, seed: int, *, tied: bool = False, dtype: Any = None) -> Path:
+    """A tiny Llama of random weights with a tokenizer beside it; `rows` are those of its embedding and head."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=rows,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).to(dtype or torch.float32).save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return folder

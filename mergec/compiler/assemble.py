@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import TypeAlias
 
+from mergec.compiler.align import Alignment
 from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, line_up, line_up_tables, table_of
 from mergec.compiler.modules import modules_of
 from mergec.compiler.names import Layer, few, is_behind, layer_counts_of, layers_of, natural
@@ -17,14 +19,24 @@ from mergec.recipe.bind import Bound, Input
 Table: TypeAlias = Mapping[str, Source]
 
 
-def assemble(bounds: Sequence[Bound], models: Mapping[str, Model]) -> tuple[list[Inventory], list[Problem]]:
-    """An inventory for each bound: its output tensors with what they are merged from, or all that does not fit."""
+def assemble(
+    bounds: Sequence[Bound], models: Mapping[str, Model], alignment: Alignment | None = None
+) -> tuple[list[Inventory], list[Problem]]:
+    """An inventory for each bound: its output tensors with what they are merged from, or all that does not fit.
+
+    With an `alignment` the models' tensors have the rows of one vocabulary.
+    """
+    arrange = partial(alignment.apply, models=models) if alignment else None
     if len(bounds) == 1 and bounds[0].place is None and not bounds[0].module:
-        inventory, problems = line_up([models[one.reference] for one in bounds[0].inputs])
+        inventory, problems = line_up([models[one.reference] for one in bounds[0].inputs], arrange)
         return [inventory], problems
     used = {one.reference: models[one.reference] for bound in bounds for one in bound.inputs}
     head = head_of(used.values())
     tables = {reference: table_of(model, head) for reference, model in used.items()}
+    if arrange is not None:
+        tables, problems = arrange(tables)
+        if problems:
+            return [], problems
     by_module, problems = _by_module(bounds, tables)
     made: list[Inventory] = []
     for module, group in groupby(bounds, key=lambda bound: bound.module):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from mergec.compiler.align import Alignment
 from mergec.compiler.assemble import assemble
 from mergec.compiler.experts import like_others
 from mergec.compiler.inventory import Inventory, Model, is_staged, line_up, model_uses, open_models
@@ -19,6 +20,7 @@ from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.compiler.source import refs_of
 from mergec.compiler.stages import stage_model
+from mergec.compiler.vocabulary import Chosen, choose
 from mergec.errors import InputError, Place, Problem, RecipeError, count
 from mergec.graph import Graph, walk
 from mergec.io.tensors import TensorRef
@@ -29,6 +31,7 @@ from mergec.recipe.bind import Bound, bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_document, read_recipe
 from mergec.recipe.schema import Recipe
+from mergec.recipe.vocabulary import vocabulary_problems
 
 
 class Part(NamedTuple):
@@ -47,6 +50,8 @@ class Analysis:
     stages: Mapping[str, Analysis] = field(default_factory=dict)
     """The stages whose results are among the models, by name, each after those that it needs itself."""
     warnings: tuple[Problem, ...] = ()
+    vocabulary: Chosen | None = None
+    """The vocabulary that the recipe asks for."""
 
     @property
     def recipe(self) -> Recipe:
@@ -144,7 +149,13 @@ class _Reader:
         made = {name: stage_model(name, references[name], one) for name, one in stages.items() if one}
         models, problems = like_others(opened | made)
         self.problems += problems
-        inventories, problems = _assembled(recipe, bounds, models) if not problems else ([], problems)
+        if problems:
+            return None
+        chosen, problems = _vocabulary(recipe, bounds, models)
+        self.problems += problems
+        if any(problem.is_error for problem in problems):
+            return None
+        inventories, problems = _assembled(recipe, bounds, models, chosen.alignment if chosen else None)
         self.problems += problems
         if not inventories or problems:
             return None
@@ -152,7 +163,7 @@ class _Reader:
         for name, stage in stages.items():
             if stage is not None:
                 needed |= {**stage.stages, name: stage}
-        return Analysis(tuple(map(Part, bounds, inventories)), models, needed)
+        return Analysis(tuple(map(Part, bounds, inventories)), models, needed, vocabulary=chosen)
 
     def _stage(self, name: str, place: Place) -> Analysis | None:
         """A stage that a recipe refers to, analysed once."""
@@ -192,15 +203,25 @@ def _references(recipe: Recipe) -> dict[str, Place]:
     return {name: places[name] for name in recipe.references}
 
 
-def _assembled(
+def _vocabulary(
     recipe: Recipe, bounds: Sequence[Bound], models: Mapping[str, Model]
+) -> tuple[Chosen | None, list[Problem]]:
+    """The vocabulary of the result, if its models could be opened."""
+    if not bounds or not set(recipe.references) <= models.keys() or any(vocabulary_problems(recipe)):
+        return None, []
+    return choose(recipe, {one.reference for bound in bounds for one in bound.inputs}, models)
+
+
+def _assembled(
+    recipe: Recipe, bounds: Sequence[Bound], models: Mapping[str, Model], alignment: Alignment | None
 ) -> tuple[list[Inventory], list[Problem]]:
     """The tensors of every bound, as far as its models could be opened."""
     wanted = {one.reference for bound in bounds for one in bound.inputs}
     if bounds and wanted <= models.keys():
-        return assemble(bounds, models)
+        return assemble(bounds, models, alignment)
     opened = [models[name] for name in recipe.references if name in models and (name in wanted or not bounds)]
-    return [], line_up(opened)[1] if opened and recipe.models else []
+    found = line_up(opened)[1] if opened and recipe.models else []
+    return [], [one for one in found if one.code != "E321" or recipe.vocabulary is None]
 
 
 def _with_overrides(text: str, overrides: Sequence[tuple[str, str]]) -> str:
@@ -229,7 +250,16 @@ def plan_of(
         raise RecipeError([error.at(recipe.document.place(("merge_method",)))]) from None
     if plan.statistics:
         _refuse_other_models(analysis, plan.statistics[0].name)
-    beside, notes = side_files(recipe, method, analysis.models, inventories, plan.outputs, plan.shards, recipe_text)
+    beside, notes = side_files(
+        recipe,
+        method,
+        analysis.models,
+        inventories,
+        plan.outputs,
+        plan.shards,
+        recipe_text,
+        analysis.vocabulary,
+    )
     if method.makes_artifact:
         beside = (*beside, *artifact_files(analysis.parts[0].bound, plan.shards))
     return replace(

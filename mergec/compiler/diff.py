@@ -185,7 +185,8 @@ class _Finder:
         """The tensors that change by one key of the recipe alone: those that change when it is set back."""
         if self.is_alone:
             return self.changed
-        if change.sort != "key" or len(change.key) != 1 or self.keys.identify is None or self.new.analysis is None:
+        is_whole = len(change.key) == 1 or change.key[0] == "tokenizer"
+        if change.sort != "key" or not is_whole or self.keys.identify is None or self.new.analysis is None:
             return self.changed
         try:
             analysis = analyse(self._set_back(change.key[0]), self.new.analysis.models)
@@ -195,11 +196,14 @@ class _Finder:
         return frozenset(name for name, key in self.keys.new.items() if keys.get(name) != key and name in self.changed)
 
     def _set_back(self, key: str) -> Document:
-        """The newer recipe with one key as it is in the older."""
+        """The newer recipe with one key, or both that are about the tokenizer, as it is in the older."""
         before, now = (side.analysis.recipe.document for side in (self.old, self.new) if side.analysis)
-        if key in before.value:
-            return now.with_value(key, before.value[key])
-        return replace(now, value={name: value for name, value in now.value.items() if name != key})
+        for one in ("tokenizer", "tokenizer_source") if key == "tokenizer" else (key,):
+            if one in before.value:
+                now = now.with_value(one, before.value[one])
+            else:
+                now = replace(now, value={name: value for name, value in now.value.items() if name != one})
+        return now
 
 
 def _shifted(

@@ -29,11 +29,13 @@ _KEYS = {
     "out_dtype": "the result has that dtype anyway",
     "compat": "both ways of computing are the same here",
     "tokenizer_source": "both have the same tokenizer files",
+    "source": "both have the same tokens",
+    "pad_to_multiple_of": "the tokens fill as many rows",
     "id": "no random number is drawn for this model",
     "model": "both names stand for the same files",
 }
 
-_OF_FILES = ("tokenizer_source", "base_model", "router", "file", "scores", "rank", "rule", "top_k")
+_OF_FILES = ("tokenizer_source", "source", "base_model", "router", "file", "scores", "rank", "rule", "top_k")
 
 
 def why_idle(old: Side, new: Side, change: Change, untouched: Sequence[str], has_effect: bool) -> Iterator[Idle]:

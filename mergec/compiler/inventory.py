@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeAlias
 
 from mergec.compiler.adapters import adapted
 from mergec.compiler.names import (
@@ -28,6 +29,8 @@ from mergec.io.adapter import read_config
 from mergec.io.checkpoint import ADAPTER_NAME, Checkpoint, is_tokenizer_file, open_checkpoint
 from mergec.io.tensors import FLOATS
 from mergec.plan import ModelUse
+
+Arrange: TypeAlias = Callable[[Mapping[str, Mapping[str, Source]]], tuple[dict[str, dict[str, Source]], list[Problem]]]
 
 STAGE = "stage:"
 """What the file of a tensor is called that a stage of the recipe computes, before the stage's name."""
@@ -232,10 +235,19 @@ def _near(path: Path, folder: Path) -> str:
     return did_you_mean(path.name, folders) if folders else ""
 
 
-def line_up(models: list[Model]) -> tuple[Inventory, list[Problem]]:
-    """Line tensors up by name over the models that are merged; the first is the one others are compared with."""
+def line_up(models: list[Model], arrange: Arrange | None = None) -> tuple[Inventory, list[Problem]]:
+    """Line tensors up by name over the models that are merged; the first is the one others are compared with.
+
+    `arrange` puts the tables, by reference, in the order of one vocabulary before they are compared.
+    """
     head = head_of(models)
-    inventory, problems = line_up_tables(models, [table_of(model, head) for model in models])
+    tables = [table_of(model, head) for model in models]
+    if arrange is not None:
+        arranged, problems = arrange({model.reference: table for model, table in zip(models, tables, strict=True)})
+        if problems:
+            return Inventory({}, {}, (), False), problems
+        tables = [arranged[model.reference] for model in models]
+    inventory, problems = line_up_tables(models, tables)
     dropped = tuple(
         f"{model.reference}: the stored {model.head} is not used, the config ties it to the input embedding"
         for model in models
@@ -344,9 +356,8 @@ def _shapes(
         if all(map(has_vocabulary, names)) and ours[1:] == theirs[1:]:
             sizes = f"has {theirs[0]:,} rows in {listed}, '{first.reference}' has {ours[0]:,}"
             what = f"the vocabularies differ: '{model.reference}' {sizes}"
-            yield Problem(
-                model.place, "E321", what, "give the models one vocabulary: add the missing tokens, or resize"
-            )
+            hint = "tokenizer_source: union keeps the tokens of both, base or a model its own, truncate the first rows"
+            yield Problem(model.place, "E321", what, hint)
         else:
             what = f"'{model.reference}' has {listed} of shape {list(theirs)}, '{first.reference}' of {list(ours)}"
             yield Problem(model.place, "E323", what, "models of one architecture and size can be merged")

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from mergec.compiler.inventory import STAGE, Inventory, is_staged
 from mergec.compiler.names import fold, is_head
 from mergec.compiler.passes import rewrite
-from mergec.compiler.source import Derived, Source, refs_of, structure_of
+from mergec.compiler.source import Derived, Embedded, Source, promoted, refs_of, structure_of
 from mergec.errors import Place, Problem, count
 from mergec.graph import Graph, Node, Space, TensorType, slots_of
 from mergec.io.artifact import SHARED_FILE, expert_file, part_name
@@ -27,8 +27,6 @@ from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
 from mergec.recipe.bind import Bound, Input
 from mergec.recipe.schema import Recipe
 from mergec.recipe.settings import Choice, NoValueError, Resolved, Scope, resolve
-
-_MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,9 @@ class _Lowering:
         return sources
 
     def _slots(self, number: int, source: Source) -> list[int]:
-        """The slots of what an input's tensor is made of; the first is the model's own."""
+        """The slots of what an input's tensor is made of: the model's own first, but where rows are of several."""
+        if isinstance(source, Embedded):
+            return [self._shared.number(self._prefix + slot) for slot in source.slots]
         slot = self._prefix + self.bound.inputs[number].slot
         more = range(1, len(refs_of(source)))
         return [self._numbers[number], *(self._shared.number(f"{slot} +{place}") for place in more)]
@@ -279,7 +279,9 @@ class _Lowering:
         recipe = self.bound.recipe
         node = self._stored(number, source, staged, compute)
         given = [recipe.dtype or source.dtype]
-        if isinstance(source, Derived):
+        if isinstance(source, Embedded):
+            given = [recipe.dtype] if recipe.dtype else []
+        elif isinstance(source, Derived):
             rounded = recipe.lora_merge_dtype or (source.dtype if self.bound.is_mergekit else None)
             given = [dtype for dtype in (rounded, recipe.dtype) if dtype]
         for dtype in (*given, compute):
@@ -355,14 +357,6 @@ def stored_dtype(recipe: Recipe, row: Sequence[Source]) -> str:
     if row[0].dtype not in FLOATS:
         return row[0].dtype
     return recipe.out_dtype or recipe.dtype or promoted([ref.dtype for ref in row])
-
-
-def promoted(dtypes: Sequence[str]) -> str:
-    """The dtype that holds all of them: the widest, float32 for a mixture of the half types."""
-    distinct = set(dtypes)
-    if distinct == {"float16", "bfloat16"}:
-        return "float32"
-    return max(distinct, key=lambda dtype: _MANTISSA[dtype])
 
 
 def widens(narrow: str, wide: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -101,6 +101,18 @@ def is_embedding(name: str) -> bool:
 def has_vocabulary(name: str) -> bool:
     """Whether the first axis of a tensor counts tokens."""
     return is_head(name) or is_embedding(name)
+
+
+def vocabulary_axis(name: str, shape: Sequence[int], size: int | None) -> int | None:
+    """The axis of a tensor that counts tokens; None where none does.
+
+    Known by name are heads and embeddings. Of other tensors - biases of heads, names that are not known - it is the
+    one axis that is `size` long, if only axes of length 1 come before it; `size` is None where lengths tell nothing.
+    """
+    if has_vocabulary(name) and len(shape) > 0:
+        return 0
+    axes = [axis for axis, length in enumerate(shape) if length == size]
+    return axes[0] if len(axes) == 1 and set(shape[: axes[0]]) <= {1} else None
 
 
 def is_behind(name: str) -> bool:

@@ -16,6 +16,7 @@ from mergec.graph import PER_ENTRY, Graph, Node, slots_of, walk
 from mergec.io.checkpoint import WeightFile
 from mergec.io.layout import Shard
 from mergec.io.tensors import ITEM_BYTES, header_bytes
+from mergec.ops.embed import INDEX_BYTES, index_rows
 from mergec.ops.op import OPS
 from mergec.plan import Kind, KindClass, Memory, Output, Plan, SourceFile, Step
 
@@ -168,6 +169,7 @@ def make_kind(root: Node, nodes: Sequence[Node], rounds: Mapping[int, int] = Map
         row = lcm(row, 8)
     peak = tile_bytes([*passes, *(steps for survey in surveys for steps in survey)], nodes, swept.numel)
     held = sum(node.type.numel * node.type.item_bytes for node in order if node.is_held)
+    held += sum(INDEX_BYTES * index_rows(text) for node in order if node.op == "embed" for text in node.attr("rows"))
     return Kind(root.index, kind_class, slots_of(root), passes, peak, row, swept.shape, surveys, held_bytes=held)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from mergec.compiler.inventory import Inventory, Model
 from mergec.compiler.restack import restack
+from mergec.compiler.tokenizer import GENERATION_NAME, changed_files, generation_config, set_vocabulary
+from mergec.compiler.vocabulary import Chosen
 from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, Router, expert_file, router_file
 from mergec.io.checkpoint import is_tokenizer_file, small_file_digest
 from mergec.io.layout import Shard, SideFile
@@ -33,16 +35,21 @@ def side_files(
     outputs: Sequence[Output],
     shards: Sequence[Shard],
     recipe_text: str,
+    chosen: Chosen | None = None,
 ) -> tuple[tuple[SideFile, ...], list[str]]:
-    """Every file beside the weights, and notes on what was changed or whence it comes."""
+    """Every file beside the weights, and notes on what was changed or whence it comes.
+
+    `chosen` is the vocabulary, where the recipe says something of it.
+    """
     outputs = [output for output in outputs if not output.is_part]
     shards = shards[: 1 + max((output.shard for output in outputs), default=0)]
     donor = models[recipe.references[0]]
-    source = recipe.tokenizer_source
-    tokenizer = models[source] if source and source != "base" else donor
+    tokenizer = models[chosen.donor] if chosen else donor
     notes: list[str] = []
-    files = [copied_file(name, path) for name, path in _copied(donor, tokenizer)]
-    config, changes = result_config(recipe, models, inventories, outputs)
+    written = _rewritten(chosen, models, donor.reference) if chosen else {}
+    files = [copied_file(name, path) for name, path in _copied(donor, tokenizer) if name not in written]
+    files += [written_file(name, json_text(made)) for name, made in written.items() if made is not None]
+    config, changes = result_config(recipe, models, inventories, outputs, chosen)
     notes += changes
     if config is not None:
         files.append(written_file("config.json", json_text(config)))
@@ -64,6 +71,7 @@ def result_config(
     models: Mapping[str, Model],
     inventories: Sequence[Inventory],
     outputs: Sequence[Output | TensorRef],
+    chosen: Chosen | None = None,
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The donor's config as it is for the result, if it has one, and notes on what was changed."""
     donor = models[recipe.references[0]]
@@ -71,10 +79,19 @@ def result_config(
         return None, []
     notes: list[str] = []
     config = _config(donor, any(one.is_untied for one in inventories), outputs, notes)
+    if chosen:
+        notes += [*chosen.notes, *set_vocabulary(config, chosen, models, donor.reference)]
     configs = {name: model.checkpoint.config or {} for name, model in models.items()}
     for stacked in (stacked for one in inventories for stacked in one.stacked):
         notes += restack(config, stacked, configs)
     return config, notes
+
+
+def _rewritten(chosen: Chosen, models: Mapping[str, Model], first: str) -> dict[str, Any]:
+    """Files that hold tokens or their ids and are not as the donors have them; None for one that is left out."""
+    made = changed_files(chosen, models[chosen.donor])
+    generation = generation_config(chosen, models, first)
+    return made | ({GENERATION_NAME: generation} if generation is not None else {})
 
 
 def copied_file(name: str, path: str) -> SideFile:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from mergec.graph import Node, Space
 from mergec.io.tensors import TensorRef
 from mergec.ops.adapt import adapt, shift, stretch
 from mergec.ops.basic import cast
+from mergec.ops.embed import embed, pad, row_mean
 from mergec.ops.magnify import magnify
 
 Loader: TypeAlias = Callable[[TensorRef, Space], Node]
 """Gives the node that loads a stored tensor; to be called once for each of `refs`, in their order."""
+_MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,46 @@ class Dequantised(Derived):
         return magnify(coded, cast(load(self.scales, "part"), dtype=dtype), block=self.block)
 
 
+class Origin(NamedTuple):
+    """How many rows of a tensor are there by one rule, and the models that they are from."""
+
+    rule: str
+    models: tuple[str, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Embedded(Derived):
+    """A tensor with the rows of another vocabulary, each from the tables that an index names: see `ops/embed.py`.
+
+    `slots` are the slot ids of the models whose tensors the `tables` are, in order. Rows along `axis` from `tokens`
+    on, where there are such, are the mean of those before.
+    """
+
+    tables: tuple[TensorRef, ...]
+    slots: tuple[str, ...]
+    rows: tuple[str, ...]
+    axis: int
+    tokens: int
+    origins: tuple[Origin, ...]
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        return self.tables
+
+    @property
+    def structure(self) -> object:
+        return "embedded", tuple((ref.dtype, ref.shape) for ref in self.tables), self.slots, self.rows, self.tokens
+
+    def build(self, load: Loader, dtype: str) -> Node:
+        width = prod(self.shape[self.axis + 1 :])
+        tables = [load(ref, "table") for ref in self.tables]
+        made = embed(*tables, rows=self.rows, axis=self.axis, width=width, dtype=dtype)
+        if self.tokens == self.shape[self.axis]:
+            return made
+        return pad(made, row_mean(made, rows=self.tokens, width=width), rows=self.tokens, width=width)
+
+
 def refs_of(source: Source) -> tuple[TensorRef, ...]:
     """The stored tensors that a source is made of."""
     return source.refs if isinstance(source, Derived) else (source,)
@@ -141,3 +183,11 @@ def structure_of(source: Source) -> object:
 def build(source: Source, load: Loader, dtype: str) -> Node:
     """The node that gives a source's values in a dtype."""
     return source.build(load, dtype) if isinstance(source, Derived) else cast(load(source, "weight"), dtype=dtype)
+
+
+def promoted(dtypes: Sequence[str]) -> str:
+    """The dtype that holds all of them: the widest, float32 for a mixture of the half types."""
+    distinct = set(dtypes)
+    if distinct == {"float16", "bfloat16"}:
+        return "float32"
+    return max(distinct, key=lambda dtype: _MANTISSA[dtype])

@@ -9,7 +9,7 @@ from mergec.compiler.inventory import STAGE, Model
 from mergec.compiler.lower import stored_dtype
 from mergec.compiler.sidefiles import result_config
 from mergec.errors import Place
-from mergec.io.checkpoint import Checkpoint
+from mergec.io.checkpoint import Checkpoint, is_tokenizer_file
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 
 if TYPE_CHECKING:
@@ -20,9 +20,13 @@ def stage_model(name: str, place: Place, analysis: Analysis) -> Model:
     """What a run of a stage would write, as a model."""
     tensors = {ref.name: ref for ref in _tensors(f"{STAGE}{name}", analysis)}
     inventories = [part.inventory for part in analysis.parts]
-    config, _ = result_config(analysis.recipe, analysis.models, inventories, list(tensors.values()))
+    chosen = analysis.vocabulary
+    config, _ = result_config(analysis.recipe, analysis.models, inventories, list(tensors.values()), chosen)
     donor = analysis.models[analysis.recipe.references[0]].checkpoint
-    checkpoint = Checkpoint(f"{STAGE}{name}", (), tensors, config, donor.side_files)
+    tokenizer = analysis.models[chosen.donor].checkpoint if chosen else donor
+    files = {name: path for name, path in donor.side_files.items() if not is_tokenizer_file(name)}
+    files |= {name: path for name, path in tokenizer.side_files.items() if is_tokenizer_file(name)}
+    checkpoint = Checkpoint(f"{STAGE}{name}", (), tensors, config, files)
     return Model(name, place, "a stage of this recipe", checkpoint)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -164,6 +165,8 @@ def _sweep(
             continue
         if node.index in held:
             value = held[node.index]
+        elif node.type.space == "table":
+            value = partial(load, node.attr("slot"))
         elif node.op_class == "load":
             value = load(node.attr("slot"), *_span(node, tile))
         else:
@@ -206,7 +209,7 @@ def _apply(node: Node, inputs: list[Any], tile: Tile, taken: Sequence[Mapping[in
 
 
 def _in_rows(value: Any, node: Node, tile: Tile) -> Any:
-    """A tile's rows; a part in its own shape."""
-    if isinstance(value, tuple):
+    """A tile's rows; a part in its own shape, a table as it is asked."""
+    if isinstance(value, tuple) or callable(value):
         return value
     return value.view(node.type.shape) if node.type.space == "part" else value.view(-1, tile.row)

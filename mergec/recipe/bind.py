@@ -13,6 +13,7 @@ from mergec.recipe.document import Path as DocumentPath
 from mergec.recipe.schema import ModelEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
 from mergec.recipe.settings import Choice, over, read_setting
 from mergec.recipe.steps import PIPELINE, Passes, Pipeline, read_passes, read_pipeline
+from mergec.recipe.vocabulary import vocabulary_problems
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
         method = passes.after(method)
     binder = _Binder(recipe, method, pipeline, passes)
     binder.check_ids()
-    binder.check_tokenizer_source()
+    binder.problems += vocabulary_problems(recipe)
     binder.check_router()
     binder.check_whole()
     bounds = binder.bounds()
@@ -278,22 +279,6 @@ class _Binder:
                 place = self.document.place((*path, "id" if entry.id else "model"))
                 what = f"'{entry.slot}' is the id of two models, '{known}' and '{entry.model}'"
                 self.problems.append(Problem(place, "E610", what, "give each model an id of its own"))
-
-    def check_tokenizer_source(self) -> None:
-        source = self.recipe.tokenizer_source
-        place = self.document.place(("tokenizer_source",))
-        if source is None or source in self.recipe.references:
-            return
-        if source == "base" and self.recipe.base_model is None:
-            what = "tokenizer_source is 'base', and the recipe has no 'base_model'"
-            self.problems.append(Problem(place, "E213", what, "add base_model: MODEL, or name one of the models"))
-        elif source == "union":
-            what = "found 'union' for 'tokenizer_source', which is not supported yet, expected 'base' or a model"
-            self.problems.append(Problem(place, "E105", what, "all models must share one vocabulary for now"))
-        elif source != "base":
-            hint = did_you_mean(source, ["base", *self.recipe.references])
-            what = f"found '{source}' for 'tokenizer_source', expected 'base' or a model of this recipe"
-            self.problems.append(Problem(place, "E213", what, hint))
 
     def check_router(self) -> None:
         router = self.recipe.router

@@ -17,14 +17,16 @@ from mergec.ops.registry import Parameter
 from mergec.recipe.bind import Bound, Input, bind, path_label
 from mergec.recipe.document import Path, parse
 from mergec.recipe.flow import flow, scalar
+from mergec.recipe.format import LAST
 from mergec.recipe.load import read_recipe
-from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, SliceEntry
+from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, SliceEntry, TokenEntry
 from mergec.recipe.settings import Choice
 from mergec.recipe.steps import Pipeline, Written, read_passes, read_pipeline
+from mergec.recipe.vocabulary import vocabulary_source
 
 _ELSEWHERE = ("E644",)  # about files beside the recipe, which version control does not put there
 _OWN = {"merge_method", "models", "slices", "modules", "base_model", "parameters", "steps", "out_dtype", "seed"}
-_OWN |= {"tokenizer_source", "post"}
+_OWN |= {"tokenizer_source", "tokenizer", "post"}
 
 Setting = tuple[tuple[str | None, tuple[Any, ...]], ...]
 """A setting's choices: a filter, None for the one that ends it, and knots."""
@@ -84,9 +86,7 @@ class _Canon:
 
     def value(self) -> dict[str, Any]:
         """The whole recipe."""
-        recipe, tokenizer = self.recipe, self.recipe.tokenizer_source
-        first = recipe.references[0]
-        is_first = tokenizer == first or (tokenizer == "base" and recipe.base_model is not None)
+        recipe = self.recipe
         rest = _rest(recipe, _OWN)
         made: dict[str, Any] = {key: rest.pop(key) for key in ("name", "compat") if key in rest}
         made |= {"merge_method": recipe.merge_method}
@@ -97,8 +97,20 @@ class _Canon:
         made |= {"post": [self.pass_after(one) for one in self.passes.written]} if recipe.post else {}
         made |= {"out_dtype": recipe.out_dtype} if recipe.out_dtype not in (None, recipe.dtype) else {}
         made |= {"seed": recipe.seed} if recipe.seed and self.method.takes_draw else {}
-        made |= {"tokenizer_source": tokenizer} if tokenizer and not is_first else {}
-        return made | rest
+        made |= self.vocabulary() | rest
+        last = {key: made.pop(key) for key in LAST if key in made}
+        return made | last
+
+    def vocabulary(self) -> dict[str, Any]:
+        """What is said of the tokenizer; tokens keep their order, in which those that are new are numbered."""
+        entry = self.recipe.vocabulary
+        if entry is None:
+            return {}
+        source = vocabulary_source(self.recipe) or entry.source
+        more: dict[str, Any] = {"tokens": {token: _token(one) for token, one in entry.tokens.items()}}
+        more = more if entry.tokens else {}
+        more |= {"pad_to_multiple_of": entry.pad_to_multiple_of} if entry.pad_to_multiple_of else {}
+        return {"tokenizer": {"source": source, **more}} if more else {"tokenizer_source": source}
 
     def holders(self) -> dict[str, Any]:
         """The `models`, `slices` or `modules`, numbered as the bounds are."""
@@ -167,6 +179,13 @@ class _Canon:
             if setting := _without(_normal(_choices(choices) + default), default):
                 entry[name] = _written(setting)
         return {one.step.way: entry} if entry else one.step.way
+
+
+def _token(one: TokenEntry) -> dict[str, Any]:
+    source = one.source.model_dump(exclude_none=True) if one.source else None
+    if source and source.keys() == {"kind", "model"}:
+        source = source["model"]
+    return ({"source": source} if source else {}) | ({"force": True} if one.force else {})
 
 
 def _placed(parameter: Parameter, bound: Bound) -> tuple[list[Setting], Setting]:

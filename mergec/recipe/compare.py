@@ -145,8 +145,14 @@ def _mapping(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iter
                 yield from _mapping(one or {}, (*here, module), (*at, module), f"{called}.{module}")
         elif name in ("steps", "post") and isinstance(inner, list):
             yield from _steps(inner, here, at, name)
-        elif name == "router" and isinstance(inner, dict):
+        elif name in ("router", "tokenizer") and isinstance(inner, dict):
             yield from _mapping(inner, here, at, called)
+        elif name == "tokenizer_source":  # short for the source of `tokenizer`
+            yield (*key, "tokenizer", "source"), Item(called, inner, at)
+        elif name == "tokens" and isinstance(inner, dict):
+            for token, entry in inner.items():
+                yield (*here, token), Item(f"{called}.{token}", entry or {}, (*at, token))
+            yield (*here, "[order]"), Item(f"order of {called}", _Order(inner), at)
         else:
             yield here, Item(called, inner, at)
 

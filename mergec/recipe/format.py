@@ -16,8 +16,8 @@ WIDTH = 120
 _WIDEST_ALIGNED = 72  # a longer line keeps its comment to itself
 _FIRST = ["<<", "name", "compat", "merge_method", "base_model", "models", "slices", "modules", "steps"]
 _FIRST += ["parameters", "post"]
-_LAST = ["dtype", "out_dtype", "compute_dtype", "seed", "tokenizer_source", "tokenizer", "chat_template", "router"]
-_LAST += ["metadata"]
+LAST = ["dtype", "out_dtype", "compute_dtype", "seed", "tokenizer_source", "tokenizer", "chat_template", "router"]
+LAST += ["metadata"]
 _MODEL_FIRST = ["<<", "model", "id", "layer_range"]  # what no list has stands between the first and the last
 _IN_MODEL = ("models", ""), ("sources", "")  # how the path to a model's entry ends
 
@@ -107,7 +107,7 @@ class _Writer:
     def ordered(self, value: Value, path: tuple[str, ...]) -> list[Entry]:
         if not self.is_sorted or value.kind != "map" or (path and path[-2:] not in _IN_MODEL):
             return value.entries
-        first, last = (_FIRST, _LAST) if not path else (_MODEL_FIRST, ["parameters"])
+        first, last = (_FIRST, LAST) if not path else (_MODEL_FIRST, ["parameters"])
 
         def rank(entry: Entry) -> tuple[int, int]:
             name = entry.key.strip("'\"")

@@ -11,12 +11,21 @@ from pydantic import BaseModel, ValidationError
 
 from mergec.errors import Problem, did_you_mean, near
 from mergec.recipe.document import Document, Path, parse, parse_value, shown
-from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
+from mergec.recipe.schema import (
+    ModelEntry,
+    ModuleEntry,
+    Recipe,
+    RouterEntry,
+    SliceEntry,
+    SourceEntry,
+    TokenEntry,
+    TokenizerEntry,
+    TokenSource,
+)
 from mergec.recipe.source import decoded, read_bytes
 
 # keys of mergekit's language that are not read yet, with what to do instead
 _LATER = {
-    "tokenizer": "use 'tokenizer_source: base' or one of the models",
     "chat_template": "the tokenizer's donor brings its own template; choose it with 'tokenizer_source'",
 }
 _TYPE_WORDS = {
@@ -146,6 +155,9 @@ _ENTRIES: dict[str, type[BaseModel]] = {
     "sources": SourceEntry,
     "modules": ModuleEntry,
     "router": RouterEntry,
+    "tokenizer": TokenizerEntry,
+    "tokens": TokenEntry,
+    "source": TokenSource,
 }
 _CALLED: dict[type[BaseModel], str] = {
     Recipe: "a recipe",
@@ -154,6 +166,9 @@ _CALLED: dict[type[BaseModel], str] = {
     SourceEntry: "a source of a slice",
     ModuleEntry: "a module",
     RouterEntry: "a router",
+    TokenizerEntry: "the tokenizer",
+    TokenEntry: "a token's entry",
+    TokenSource: "a token's source",
 }
 
 

@@ -91,6 +91,42 @@ class ModuleEntry(_Strict):
     parameters: Settings = Field(default={}, description="settings for this module; they win over the top level's")
 
 
+class TokenSource(_Strict):
+    """Where the rows of a token are taken from: a model's rows of a token, by default of the same one, or zeros."""
+
+    kind: Literal["model_token", "zero"] = Field(description="model_token: a row of a model; zero: zeros")
+    model: ModelReference | None = Field(default=None, description="the model whose row it is")
+    token: str | None = Field(default=None, description="the model's token; left out: the one that is described")
+    token_id: int | None = Field(default=None, ge=0, description="the row's number, in place of the token")
+
+
+class TokenEntry(_Strict):
+    """What stands for a token in models that lack it, or with `force` in all."""
+
+    source: Annotated[
+        TokenSource | None,
+        BeforeValidator(lambda value: {"kind": "model_token", "model": value} if isinstance(value, str) else value),
+    ] = Field(default=None, description="a model, whose row of the token is taken, or {kind: model_token | zero, ...}")
+    force: bool = Field(default=False, description="whether models that have the token get that row too")
+
+
+class TokenizerEntry(_Strict):
+    """The vocabulary of the result; rows of every model are put in its order, token by token."""
+
+    source: ModelReference = Field(
+        default="union",
+        description="`union`: the first model's tokens, then those that others add; `base` or a model: its tokens; "
+        "`truncate`: the rows that all models have, by number",
+    )
+    tokens: Annotated[
+        dict[str, Annotated[TokenEntry, BeforeValidator(lambda value: {} if value is None else value)]],
+        BeforeValidator(lambda value: {} if value is None else value),
+    ] = Field(default={}, description="tokens with rules of their own, by their text; those that are new are added")
+    pad_to_multiple_of: int | None = Field(
+        default=None, ge=1, description="rows up to a multiple of this follow the tokens; other padding is dropped"
+    )
+
+
 class RouterEntry(_Strict):
     """How a mixture of an artifact's experts is chosen for an input."""
 
@@ -138,7 +174,11 @@ class Recipe(_Strict):
     )
     seed: int = Field(default=0, ge=0, lt=2**64, description="what random methods draw from, with tensor and model")
     tokenizer_source: ModelReference | None = Field(
-        default=None, description="`base` or one of the models: whose tokenizer files are copied"
+        default=None,
+        description="`base`, one of the models, `union` or `truncate`: short for `tokenizer: {source: ...}`",
+    )
+    tokenizer: TokenizerEntry | None = Field(
+        default=None, description="the vocabulary of the result, where the models' differ or tokens are added"
     )
     compat: Literal["mergekit"] | None = Field(
         default=None,
@@ -175,6 +215,16 @@ class Recipe(_Strict):
             for number, one in enumerate(slices):
                 if one.base_model:
                     yield (*path, "slices", number, "base_model"), one.base_model
+
+    @property
+    def vocabulary(self) -> TokenizerEntry | None:
+        """What the recipe says of the result's vocabulary, under either key."""
+        return TokenizerEntry(source=self.tokenizer_source) if self.tokenizer_source else self.tokenizer
+
+    @property
+    def vocabulary_path(self) -> Path:
+        """The path of what it says of its source."""
+        return ("tokenizer_source",) if self.tokenizer_source else ("tokenizer", "source")
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -217,6 +267,7 @@ def json_schema() -> dict[str, Any]:
         "items": {"anyOf": list(_post_schemas())},
         "description": Recipe.model_fields["post"].description,
     }
+    schema["$defs"]["TokenEntry"]["properties"]["source"]["anyOf"].append({"type": "string", "minLength": 1})
     schema["oneOf"] = [_holds(key) for key in ("models", "slices", "modules")]
     schema["$defs"]["ModuleEntry"]["oneOf"] = [_holds(key) for key in ("models", "slices")]
     schema["allOf"] = [

@@ -78,8 +78,9 @@ PAIRS: dict[str, tuple[str, str]] = {
     "an id that is the reference": (LINEAR, LINEAR.replace("model: a", "model: a, id: a")),
     "dtype as torch calls it": (TIES + "dtype: bfloat16\n", TIES + "dtype: torch.bfloat16\n"),
     "out_dtype as dtype": (TIES + "dtype: float16\n", TIES + "dtype: float16\nout_dtype: float16\n"),
-    "the tokenizer of the base": (TIES, TIES + "tokenizer_source: base\n"),
-    "the tokenizer of the first model": (LINEAR, LINEAR + "tokenizer_source: a\n"),
+    "the tokenizer of the base": (TIES + "tokenizer_source: base\n", TIES + "tokenizer: {source: base}\n"),
+    "a token's source in full": (LINEAR + "tokenizer: {source: a, tokens: {b: {source: a}}}\n", LINEAR + "tokenizer: {tokens: {b: {source: {kind: model_token, model: a}, force: false}}, source: a}\n"),
+    "tokens without rules": (LINEAR + "tokenizer_source: union\n", LINEAR + "tokenizer: {tokens: }\n"),
     "a step in full": ("merge_method: pipeline\nbase_model: base\nmodels: [{model: a}]\nparameters: {weight: 1, density: 0.5}\nsteps: [diff, trim: largest, fuse: sum]\n", "merge_method: pipeline\nbase_model: base\nmodels: [{model: a}]\nparameters: {weight: 1, density: 0.5}\nsteps:\n- diff:\n- trim: {keep: largest}\n- fuse: {how: sum}\n"),
     "a pass in full": (TIES + "post: [svc]\n", TIES + "post:\n- svc: {alpha: 0.1, as_matrix: true}\n"),
     "settings of a pass": (TIES + "post: [svc: {as_matrix: [{filter: mlp, value: false}], alpha: 0.5}]\n", TIES + "post: [svc: {alpha: 5e-1, as_matrix: [{filter: mlp, value: no}, {value: true}]}]\n"),
@@ -91,6 +92,7 @@ PAIRS: dict[str, tuple[str, str]] = {
 # as the pairs above, but for texts that stay apart: what makes them one is in the models, or in how methods are made
 APART: dict[str, tuple[str, str]] = {
     "a name": (LINEAR, "name: other\n" + LINEAR),
+    "the tokenizer of the first model, where all have it": (LINEAR, LINEAR + "tokenizer_source: a\n"),
     "metadata": (LINEAR, LINEAR + "metadata: {by: me}\n"),
     "a filter that no tensor has": (LINEAR, LINEAR.replace("0.5", "[{filter: nowhere, value: 3}, {value: 0.5}]")),
     "a method as its steps": (TIES, TIES.replace("ties", "pipeline") + "steps: [diff, trim: largest, rescale: false, elect: sum, fuse: {how: agreeing, normalize: true}]\n"),

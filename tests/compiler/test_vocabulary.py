@@ -1,0 +1,300 @@
+"""Vocabularies: each row of the result against a merge done token by token in float64, and the traps of the peers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import write_recipe
+from models import tensors_of
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
+from torch import Tensor
+from vocabularies import ids_of, pair_tokenizer, word_tokenizer, write_llama
+
+import mergec
+from mergec.errors import RecipeError
+from mergec.keys import plan_hash, plan_keys
+from mergec.planfile import read_plan
+
+WORDS = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(17))]
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+CHAT = (AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True))
+
+
+def merge(folder: Path, models: Sequence[str], out: str = "out", method: str = "linear", **more: Any) -> Path:
+    """A merge of models below a folder; returns the result's."""
+    recipe = write_recipe(folder, method, [folder / one for one in models], **{"parameters": {"weight": 1.0}, **more})
+    mergec.compile(recipe, workers=1).run(folder / out)
+    return folder / out
+
+
+def rows_of(folder: Path, name: str = EMBEDDING) -> dict[str, Tensor]:
+    """The row of each token, in float64."""
+    tensor = tensors_of(folder)[name].double()
+    return {token: tensor[number] for token, number in ids_of(folder).items() if number < len(tensor)}
+
+
+def oracle(models: Sequence[Mapping[str, Tensor]], base: int | None, tokens: Sequence[str]) -> dict[str, Tensor]:
+    """The mean of the models' rows, where one that lacks a token has the default's: written down token by token."""
+    result = {}
+    for token in tokens:
+        owners = [rows[token] for rows in models if token in rows]
+        default = sum(owners) / len(owners) if owners else torch.zeros(16).double()
+        if base is not None and token in models[base]:
+            default = models[base][token]
+        rows = [rows.get(token, default) for rows in models]
+        result[token] = sum(rows) / len(rows)
+    return result
+
+
+def assert_rows(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for token, row in expected.items():
+        torch.testing.assert_close(found[token], row, rtol=1e-6, atol=1e-8, msg=lambda text, token=token: token + text)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """`base`, `a` with two tokens more, `b` with the words in another order and one of its own."""
+    write_llama(tmp_path / "base", word_tokenizer(WORDS, eos_token="</s>"), 20, 0)
+    write_llama(tmp_path / "a", word_tokenizer(WORDS, CHAT, eos_token="</s>"), 22, 1)
+    write_llama(tmp_path / "b", word_tokenizer([*WORDS[:3], *WORDS[:2:-1], "own"]), 21, 2)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [EMBEDDING, HEAD])
+@pytest.mark.parametrize(("source", "base"), [("union", True), ("union", False), ("base", True), ("b", False)])
+def test_rows_are_those_of_their_tokens(source: str, base: bool, name: str, three: Path) -> None:
+    models = ["base", "a", "b"]
+    named = {"base_model": three / "base"} if base else {}
+    out = merge(three, models, tokenizer_source=str(three / source) if source == "b" else source, **named)
+    tokens = {"base": WORDS, "b": [*WORDS, "own"]}.get(source, [*WORDS, "own", "<|im_start|>", "<|im_end|>"])
+    assert list(dict(sorted(ids_of(out).items(), key=lambda item: item[1]))) == (
+        [*WORDS[:3], *WORDS[:2:-1], "own"] if source == "b" else tokens
+    )
+    assert_rows(rows_of(out, name), oracle([rows_of(three / one, name) for one in models], 0 if base else None, tokens))
+
+
+def test_a_union_is_loaded_by_transformers_with_the_ids_of_its_rows(three: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = merge(three, ["base", "a"], tokenizer_source="union")
+    tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
+    (ids,) = tokenizer("w3 <|im_start|>w4", return_tensors="pt")["input_ids"]
+    assert ids.tolist() == [6, 20, 7]
+    a = rows_of(three / "a")
+    torch.testing.assert_close(model.get_input_embeddings().weight[ids][1].double(), a["<|im_start|>"])
+    assert model.config.vocab_size == len(tokenizer) == 22
+    assert tokenizer.added_tokens_decoder[20].special
+    assert tokenizer.eos_token == "</s>"
+
+
+def test_new_tokens_are_numbered_in_the_recipes_order(three: Path) -> None:
+    one = ids_of(merge(three, ["base", "a", "b"], "one", tokenizer_source="union"))
+    other = ids_of(merge(three, ["base", "b", "a"], "other", tokenizer_source="union"))
+    assert (one["own"], one["<|im_start|>"], one["<|im_end|>"]) == (20, 21, 22)
+    assert one == other  # plain tokens come before added ones
+
+
+# traps
+
+
+def test_padding_rows_stay_with_a_source(tmp_path: Path) -> None:
+    """Trap 5: 152064 rows with 151665 tokens stay 152064, in a nested config too."""
+    for number, label in enumerate(("base", "a")):
+        write_llama(tmp_path / label, word_tokenizer(WORDS, CHAT[: 2 * number]), 28, number)
+    out = merge(tmp_path, ["base", "a"], tokenizer_source="union")
+    base, a, found = (tensors_of(tmp_path / one)[EMBEDDING].double() for one in ("base", "a", "out"))
+    assert found.shape == (28, 16)
+    torch.testing.assert_close(found[22:], (base[22:] + a[22:]) / 2)
+    torch.testing.assert_close(found[20], a[20])  # a token there: the base's row is padding
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    nested = {"architectures": config["architectures"], "model_type": "x", "text_config": config | {"vocab_size": 9}}
+    (tmp_path / "base/config.json").write_text(json.dumps(nested))
+    out = merge(tmp_path, ["base", "a"], "nested", tokenizer={"pad_to_multiple_of": 1})
+    assert tensors_of(out)[EMBEDDING].shape == (22, 16)  # told so
+    assert json.loads((out / "config.json").read_text())["text_config"]["vocab_size"] == 22
+
+
+def test_a_tokenizer_larger_than_the_matrix_is_passed_over_with_a_word(tmp_path: Path) -> None:
+    """Trap 6: no read past the rows; the tokens are taken out of the result's tokenizer."""
+    pairs = [("a", "b"), ("ab", "c"), ("b", "c")]
+    for number, label in enumerate(("base", "a")):
+        write_llama(tmp_path / label, pair_tokenizer("abcdef", pairs, CHAT), 8, number)
+    recipe = write_recipe(
+        tmp_path, "linear", [tmp_path / "base", tmp_path / "a"], parameters={"weight": 1.0}, tokenizer_source="union"
+    )
+    plan = mergec.compile(recipe)
+    (first, _) = plan.warnings
+    assert "3 tokens of" in first
+    assert "past the 8 rows of its embedding, and are passed over: '<|im_end|>', '<|im_start|>', 'bc'" in first
+    plan.run(tmp_path / "out")
+    assert ids_of(tmp_path / "out") == {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4, "f": 5, "ab": 6, "abc": 7}
+    assert tensors_of(tmp_path / "out")[EMBEDDING].shape == (8, 16)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "slerp", "karcher", "model_stock"])
+def test_a_token_that_nobody_has_a_row_for_is_finite(method: str, tmp_path: Path) -> None:
+    """Trap 7."""
+    write_llama(tmp_path / "base", word_tokenizer(WORDS), 20, 0)
+    write_llama(tmp_path / "a", word_tokenizer([*WORDS[:3], *WORDS[:2:-1]], CHAT), 20, 1)  # its own tokens have no row
+    models = ["a"] if method == "slerp" else ["base", "a"]
+    models = ["base", "a", "b"] if method == "model_stock" else models
+    if "b" in models:
+        write_llama(tmp_path / "b", word_tokenizer(WORDS), 20, 2)
+    settings = {"slerp": {"t": 0.5}, "karcher": {}, "model_stock": {}}.get(method, {"weight": 0.5})
+    tokens = {"nought": {"source": {"kind": "zero"}}}
+    base = {} if method in ("linear", "karcher") else {"base_model": tmp_path / "base"}
+    out = merge(tmp_path, models, method=method, parameters=settings, tokenizer={"tokens": tokens}, **base)
+    found = rows_of(out)
+    assert all(torch.isfinite(row).all() for row in found.values())
+    assert found["nought"].tolist() == [0] * 16
+
+
+def test_a_shuffled_tokenizer_gives_the_same_rows(tmp_path: Path) -> None:
+    """Trap 9: as many rows in another order are not averaged row by row."""
+    write_llama(tmp_path / "base", word_tokenizer(WORDS), 20, 0)
+    write_llama(tmp_path / "a", word_tokenizer(WORDS), 20, 1)
+    shuffled = WORDS[:1] + random.Random(0).sample(WORDS[1:], 19)
+    write_llama(tmp_path / "mixed", word_tokenizer(shuffled), 20, 1)
+    tensors = tensors_of(tmp_path / "mixed")
+    for name in (EMBEDDING, HEAD):
+        tensors[name] = tensors[name][[WORDS.index(word) for word in shuffled]].contiguous()
+    save_file(tensors, tmp_path / "mixed/model.safetensors", {"format": "pt"})
+    straight = merge(tmp_path, ["base", "a"], "straight", "linear")
+    found = merge(tmp_path, ["base", "mixed"], "found", "linear", tokenizer_source="union")
+    for name, tensor in tensors_of(straight).items():
+        assert torch.equal(tensors_of(found)[name], tensor), name
+
+
+# tied heads, other tensors with a row per token
+
+
+def test_tied_heads_stay_tied(tmp_path: Path) -> None:
+    write_llama(tmp_path / "base", word_tokenizer(WORDS), 20, 0, tied=True)
+    write_llama(tmp_path / "a", word_tokenizer(WORDS, CHAT), 22, 1, tied=True)
+    out = merge(tmp_path, ["base", "a"], tokenizer_source="union")
+    assert HEAD not in tensors_of(out)
+    assert tensors_of(out)[EMBEDDING].shape == (22, 16)
+
+
+def test_the_head_of_a_tied_model_has_the_rows_of_its_embedding(tmp_path: Path) -> None:
+    write_llama(tmp_path / "base", word_tokenizer(WORDS), 20, 0, tied=True)
+    write_llama(tmp_path / "a", word_tokenizer([*WORDS[:3], *WORDS[:2:-1]]), 20, 1)
+    out = merge(tmp_path, ["base", "a"], tokenizer_source="union")
+    expected = oracle([rows_of(tmp_path / "base"), rows_of(tmp_path / "a", HEAD)], None, WORDS)
+    assert_rows(rows_of(out, HEAD), expected)
+
+
+def test_biases_of_a_head_are_found_by_their_length(tmp_path: Path) -> None:
+    for label, words in (("base", WORDS), ("a", [*WORDS[:3], *WORDS[:2:-1]])):
+        write_llama(tmp_path / label, word_tokenizer(words), 20, len(words))
+        tensors = load_file(tmp_path / label / "model.safetensors")
+        numbers = torch.tensor([WORDS.index(word) for word in words], dtype=torch.float32)
+        tensors |= {"lm_head.bias": numbers, "final_logits_bias": numbers[None].clone()}
+        save_file(tensors, tmp_path / label / "model.safetensors", {"format": "pt"})
+    found = tensors_of(merge(tmp_path, ["base", "a"], tokenizer_source="union"))
+    assert found["lm_head.bias"].tolist() == list(range(20))
+    assert found["final_logits_bias"].tolist() == [list(range(20))]
+
+
+# ids in configs
+
+
+def test_a_donors_ids_go_into_the_configs(tmp_path: Path) -> None:
+    write_llama(tmp_path / "base", word_tokenizer(WORDS, eos_token="</s>"), 20, 0)
+    write_llama(tmp_path / "a", word_tokenizer(WORDS[::-1], CHAT, eos_token="<|im_end|>"), 22, 1)
+    for label, changed in (("base", {"x_token_id": 3, "y_token_id": [4, 5]}), ("a", {"eos_token_id": [21, 17]})):
+        path = tmp_path / label / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    (tmp_path / "base/generation_config.json").write_text('{"eos_token_id": 2, "temperature": 0.5}')
+    out = merge(tmp_path, ["base", "a"], tokenizer_source=str(tmp_path / "a"))
+    config = json.loads((out / "config.json").read_text())
+    assert (config["eos_token_id"], config["x_token_id"], config["y_token_id"]) == ([21, 17], 16, [15, 14])
+    assert config["vocab_size"] == 22
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation == {"eos_token_id": 2, "temperature": 0.5} | {
+        "eos_token_id": json.loads((tmp_path / "a/generation_config.json").read_text())["eos_token_id"]
+    }
+
+
+# keys, bytes, memory
+
+
+def test_another_order_of_tokens_is_another_key(three: Path) -> None:
+    keys = {}
+    for label, words in (("one", WORDS[:2:-1]), ("other", WORDS[3:])):
+        word_tokenizer([*WORDS[:3], *words, "own"]).save_pretrained(three / "b")
+        recipe = write_recipe(
+            three, "linear", [three / "base", three / "b"], parameters={"weight": 1.0}, tokenizer_source="union"
+        )
+        keys[label] = plan_keys(mergec.compile(recipe))
+    differing = {name for name in keys["one"] if keys["one"][name] != keys["other"][name]}
+    assert differing == {EMBEDDING, HEAD}
+
+
+def test_a_donor_of_rows_is_part_of_the_key(three: Path) -> None:
+    shutil.copytree(three / "a", three / "c")
+    keys = []
+    for donor in ("a", "c"):
+        tokens = {"w1": {"source": str(three / donor), "force": True}}
+        models = [three / one for one in ("base", "a", "c")]
+        recipe = write_recipe(three, "linear", models, parameters={"weight": 1.0}, tokenizer={"tokens": tokens})
+        keys.append(plan_keys(mergec.compile(recipe))[EMBEDDING])
+    assert keys[0] != keys[1]
+
+
+def test_bytes_do_not_depend_on_tiles_workers_or_the_plans_way_through_json(three: Path) -> None:
+    recipe = write_recipe(
+        three,
+        "ties",
+        [three / "a", three / "b"],
+        base_model=three / "base",
+        parameters={"weight": 0.5, "density": 0.5},
+        tokenizer={"source": "union", "pad_to_multiple_of": 32},
+    )
+    plan = mergec.compile(recipe, workers=1)
+    plan.run(three / "one")
+    small = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, tile=16, workers=2))
+    mergec.api.adopt(read_plan(mergec.compile(recipe).to_json())).run(three / "other")
+    mergec.api.adopt(small).run(three / "small")
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (three / "one" / name).read_bytes() == (three / "other" / name).read_bytes()
+        assert (three / "one" / name).read_bytes() == (three / "small" / name).read_bytes()
+
+
+def test_models_of_one_vocabulary_are_merged_as_without_a_word_on_it(tmp_path: Path) -> None:
+    for number, label in enumerate(("base", "a")):
+        write_llama(tmp_path / label, word_tokenizer(WORDS), 24, number)
+    models = [tmp_path / "base", tmp_path / "a"]
+    plain = mergec.compile(write_recipe(tmp_path, "linear", models, parameters={"weight": 1.0}))
+    for source in ("union", str(tmp_path / "a"), "truncate"):
+        recipe = write_recipe(tmp_path, "linear", models, parameters={"weight": 1.0}, tokenizer_source=source)
+        assert plan_hash(mergec.compile(recipe)) == plan_hash(plain), source
+
+
+def test_truncate_takes_the_rows_that_all_have(three: Path) -> None:
+    out = merge(three, ["a", "b"], tokenizer_source="truncate")
+    a, b, found = (tensors_of(three / one)[EMBEDDING].double() for one in ("a", "b", "out"))
+    torch.testing.assert_close(found, (a[:21] + b[:21]) / 2)
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == 21
+    assert max(ids_of(out).values()) == 20  # <|im_end|> of `a` has lost its row
+
+
+def test_rows_of_a_stage_are_not_put_in_another_order(three: Path) -> None:
+    (three / "recipe.yml").write_text(
+        "name: ab\nmerge_method: linear\nmodels: [{model: ./base}, {model: ./b}]\nparameters: {weight: 1}\n"
+        "tokenizer_source: base\nbase_model: ./base\n---\n"
+        "merge_method: linear\nmodels: [{model: ab}, {model: ./a}]\nparameters: {weight: 1}\n"
+        "tokenizer_source: union\n"
+    )
+    with pytest.raises(RecipeError, match=r"E355.*has one that a stage computes"):
+        mergec.compile(three / "recipe.yml")
