@@ -117,7 +117,13 @@ def test_codes_in_docstrings_exist() -> None:
 def test_the_table_of_mistakes_covers_the_codes_of_a_check() -> None:
     text = "".join(
         (ROOT / "tests" / name).read_text(encoding="utf-8")
-        for name in ("cli/test_mistakes.py", "compiler/test_stages.py", "io/test_hub.py", "io/test_vocabulary.py")
+        for name in (
+            "cli/test_mistakes.py",
+            "compiler/test_stages.py",
+            "io/test_hub.py",
+            "io/test_vocabulary.py",
+            "compiler/test_mixture.py",
+        )
     )
     checked = {code for code in used() if code[0] == "E" and code < "E400"}
     assert checked - set(codes_in(text)) == set()

@@ -21,6 +21,7 @@ _COMMANDS = {
     "explain": ("plans", "show how one tensor is made, and where each setting comes from"),
     "diff": ("diff", "say which tensors a change of a recipe changes, and by which settings"),
     "run": ("runs", "merge"),
+    "moe": ("runs", "make a mixture of experts: run, for who knows mergekit-moe"),
     "materialize": ("runs", "make the dense model of one task of a merge artifact"),
     "lock": ("locks", "write down the exact inputs of a recipe in mergec.lock"),
     "status": ("locks", "say whether recipe, inputs and output are what the lock says"),

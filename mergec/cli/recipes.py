@@ -92,18 +92,19 @@ def methods(name: str | None, markdown: Path | None) -> None:
     from mergec.ops.registry import find_method
     from mergec.ops.registry import methods as known
     from mergec.ops.step import Step, steps
-    from mergec.recipe.new import method_text, pass_text, vocabulary_text
+    from mergec.recipe.experts import MOE, moe
+    from mergec.recipe.new import experts_text, method_text, pass_text, vocabulary_text
     from mergec.recipe.steps import PIPELINE, SUMMARY
 
     passes = steps()["post"]
-    if name == PIPELINE:
-        click.echo(vocabulary_text())
+    if name in (PIPELINE, MOE):
+        click.echo(vocabulary_text() if name == PIPELINE else experts_text())
         return
     if name:
-        found = passes[name] if name in passes else find_method(name, also=[PIPELINE, *passes])
+        found = passes[name] if name in passes else find_method(name, also=[PIPELINE, MOE, *passes])
         click.echo(pass_text(found) if isinstance(found, Step) else method_text(found))
         return
-    table = {method.name: method.summary for method in known().values()} | {PIPELINE: SUMMARY}
+    table = {method.name: method.summary for method in known().values()} | {PIPELINE: SUMMARY, MOE: moe().summary}
     table |= {f"post: {name}": one.doc.partition("\n")[0] for name, one in passes.items()}
     width = max(map(len, table))
     for label, summary in table.items():

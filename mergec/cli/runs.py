@@ -56,6 +56,27 @@ def run(
 
 
 @click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out", required=False, type=click.Path(path_type=Path))
+@plan_options
+@run_options
+@click.pass_context
+def moe(ctx: click.Context, /, **values: Any) -> Any:
+    """Make the mixture of experts that RECIPE describes, in the folder OUT: as `mergec run` does.
+
+    RECIPE is what mergekit-moe takes: a base_model, and experts with their source_model.
+    """
+    from mergec.errors import UsageError
+    from mergec.recipe.load import read_document
+
+    if "experts" not in read_document(values["recipe"], values["overrides"]).value:
+        raise UsageError(
+            "E700", f"{values['recipe']} has no 'experts'", "`mergec run` makes what other recipes describe"
+        )
+    return ctx.forward(run)
+
+
+@click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--task", required=True, metavar="NAME", help="Which of the artifact's tasks.")

@@ -15,6 +15,7 @@ from mergec.compiler.assemble import assemble
 from mergec.compiler.experts import like_others
 from mergec.compiler.inventory import Inventory, Model, is_staged, line_up, model_uses, open_models
 from mergec.compiler.lower import Lowered, lower
+from mergec.compiler.mixture import mixture
 from mergec.compiler.names import Layer, few
 from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.sidefiles import artifact_files, side_files
@@ -155,15 +156,15 @@ class _Reader:
         self.problems += problems
         if any(problem.is_error for problem in problems):
             return None
-        inventories, problems = _assembled(recipe, bounds, models, chosen.alignment if chosen else None)
+        parts, problems = _assembled(recipe, bounds, models, chosen.alignment if chosen else None)
         self.problems += problems
-        if not inventories or problems:
+        if not parts or problems:
             return None
         needed: dict[str, Analysis] = {}
         for name, stage in stages.items():
             if stage is not None:
                 needed |= {**stage.stages, name: stage}
-        return Analysis(tuple(map(Part, bounds, inventories)), models, needed, vocabulary=chosen)
+        return Analysis(tuple(parts), models, needed, vocabulary=chosen)
 
     def _stage(self, name: str, place: Place) -> Analysis | None:
         """A stage that a recipe refers to, analysed once."""
@@ -199,6 +200,7 @@ def _references(recipe: Recipe) -> dict[str, Place]:
     """Every model a recipe names, and where it does so first."""
     document = recipe.document
     named = [*recipe.bases, *(((*path, "model"), entry.model) for path, entry in recipe.entries)]
+    named += [((*path, "source_model"), entry.source_model) for path, entry in recipe.all_experts]
     places = {reference: document.place(path) for path, reference in reversed(named)}
     return {name: places[name] for name in recipe.references}
 
@@ -206,19 +208,24 @@ def _references(recipe: Recipe) -> dict[str, Place]:
 def _vocabulary(
     recipe: Recipe, bounds: Sequence[Bound], models: Mapping[str, Model]
 ) -> tuple[Chosen | None, list[Problem]]:
-    """The vocabulary of the result, if its models could be opened."""
-    if not bounds or not set(recipe.references) <= models.keys() or any(vocabulary_problems(recipe)):
+    """The vocabulary of the result, if its models could be opened; that of a mixture is its base's."""
+    is_open = bool(bounds) and set(recipe.references) <= models.keys()
+    if recipe.experts or not is_open or any(vocabulary_problems(recipe)):
         return None, []
     return choose(recipe, {one.reference for bound in bounds for one in bound.inputs}, models)
 
 
 def _assembled(
     recipe: Recipe, bounds: Sequence[Bound], models: Mapping[str, Model], alignment: Alignment | None
-) -> tuple[list[Inventory], list[Problem]]:
-    """The tensors of every bound, as far as its models could be opened."""
+) -> tuple[list[Part], list[Problem]]:
+    """Every bound with its tensors, as far as its models could be opened."""
     wanted = {one.reference for bound in bounds for one in bound.inputs}
+    if bounds and wanted <= models.keys() and recipe.experts:
+        made, problems = mixture(recipe, bounds, models)
+        return [Part(*one) for one in made], problems
     if bounds and wanted <= models.keys():
-        return assemble(bounds, models, alignment)
+        inventories, problems = assemble(bounds, models, alignment)
+        return list(map(Part, bounds, inventories)), problems
     opened = [models[name] for name in recipe.references if name in models and (name in wanted or not bounds)]
     found = line_up(opened)[1] if opened and recipe.models else []
     return [], [one for one in found if one.code != "E321" or recipe.vocabulary is None]
@@ -328,7 +335,7 @@ def _unread(analysis: Analysis, lowered: list[Lowered]) -> list[str]:
             continue
         bound, inventory = analysis.of_tensor[one.name]
         for model, ref in zip(bound.inputs, inventory.rows[one.name], strict=True):
-            if read[one.name].isdisjoint(refs_of(ref)) and not is_staged(ref):
+            if refs_of(ref) and read[one.name].isdisjoint(refs_of(ref)) and not is_staged(ref):
                 unread.setdefault(model.reference, []).append(one.name)
     ordered = sorted(unread, key=[one.reference for part in analysis.parts for one in part.bound.inputs].index)
     return [f"{reference} is not needed for {_listed(unread[reference])}" for reference in ordered]

@@ -14,15 +14,15 @@ from mergec.compiler.names import few, is_embedding
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import Options, schedule
 from mergec.compiler.sidefiles import copied_file, json_text, written_file
-from mergec.compiler.source import Derived, Source, refs_of, structure_of
+from mergec.compiler.source import Derived, Loader, Source, refs_of, structure_of
 from mergec.compiler.stages import stage_model
 from mergec.errors import RecipeError, UsageError, count, did_you_mean
-from mergec.graph import Graph, Node, Space, TensorType, slots_of
+from mergec.graph import Graph, Node, slots_of
 from mergec.io.adapter import ADAPTER_PREFIX, factor_names
 from mergec.io.checkpoint import ADAPTER_CONFIG_NAME, WeightFile, is_tokenizer_file
 from mergec.io.layout import SideFile
 from mergec.io.tensors import FLOATS, TensorRef
-from mergec.ops.basic import cast, diff, load
+from mergec.ops.basic import cast, diff
 from mergec.ops.parts import factorise
 from mergec.plan import ModelUse, Plan
 from mergec.recipe.load import read_document
@@ -102,11 +102,7 @@ class _Side:
         """The tensor's values."""
         if is_staged(source):
             return rewrite(cast(self.made[source.name].root, dtype=dtype))
-        slots = iter([slot for slot, _ in self.slots(source)])
-
-        def loaded(ref: TensorRef, space: Space) -> Node:
-            return load(graph, next(slots), TensorType(ref.shape, ref.dtype, space))
-
+        loaded = Loader(graph, [slot for slot, _ in self.slots(source)])
         compute = "float64" if dtype == "float64" else "float32"
         node = source.build(loaded, compute) if isinstance(source, Derived) else loaded(source, "weight")
         return rewrite(cast(node, dtype=dtype))

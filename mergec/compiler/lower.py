@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 from mergec.compiler.inventory import STAGE, Inventory, is_staged
 from mergec.compiler.names import fold, is_head
 from mergec.compiler.passes import rewrite
-from mergec.compiler.source import Derived, Embedded, Source, promoted, refs_of, structure_of
+from mergec.compiler.source import Derived, Embedded, Loader, Source, promoted, refs_of, structure_of
 from mergec.errors import Place, Problem, count
-from mergec.graph import Graph, Node, Space, TensorType, slots_of
+from mergec.graph import Graph, Node, slots_of
 from mergec.io.artifact import SHARED_FILE, expert_file, part_name
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.artifact import Artifact, pieces
-from mergec.ops.basic import cast, diff, load
+from mergec.ops.basic import cast, diff
 from mergec.ops.parts import gate
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
 from mergec.recipe.bind import Bound, Input
@@ -210,8 +210,9 @@ class _Lowering:
         if isinstance(source, Embedded):
             return [self._shared.number(self._prefix + slot) for slot in source.slots]
         slot = self._prefix + self.bound.inputs[number].slot
-        more = range(1, len(refs_of(source)))
-        return [self._numbers[number], *(self._shared.number(f"{slot} +{place}") for place in more)]
+        refs = refs_of(source)
+        more = range(1, len(refs))
+        return [self._numbers[number], *(self._shared.number(f"{slot} +{place}") for place in more)][: len(refs)]
 
     def _resolved(
         self, name: str, row: Sequence[Source], staged: Sequence[Lowered | None], t: float
@@ -292,11 +293,7 @@ class _Lowering:
         """A tensor as it is stored, or as it is made of what is stored; integers are copied from the first model."""
         if staged:
             return staged.root
-        slots = iter(self._slots(number, source))
-
-        def loaded(ref: TensorRef, space: Space) -> Node:
-            return load(self.graph, next(slots), TensorType(ref.shape, ref.dtype, space))
-
+        loaded = Loader(self.graph, self._slots(number, source))
         if isinstance(source, Derived):
             return source.build(loaded, "float64" if "float64" in (source.dtype, compute) else "float32")
         return loaded(source, "weight")

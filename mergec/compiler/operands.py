@@ -18,7 +18,7 @@ from mergec.planfile import read_plan
 from mergec.recipe.document import parse
 from mergec.recipe.source import decoded, read_bytes
 
-_RECIPE = re.compile(rb"^[\"']?merge_method[\"']?\s*:", re.MULTILINE)
+_RECIPE = re.compile(rb"^[\"']?(merge_method|experts)[\"']?\s*:", re.MULTILINE)
 _SUFFIXES = (".yml", ".yaml")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mergec.compiler.inventory import Inventory, Model
+from mergec.compiler.mixture import mixture_config
 from mergec.compiler.restack import restack
 from mergec.compiler.tokenizer import GENERATION_NAME, changed_files, generation_config, set_vocabulary
 from mergec.compiler.vocabulary import Chosen
@@ -82,6 +83,8 @@ def result_config(
     if chosen:
         notes += [*chosen.notes, *set_vocabulary(config, chosen, models, donor.reference)]
     configs = {name: model.checkpoint.config or {} for name, model in models.items()}
+    if recipe.experts:
+        config = mixture_config(recipe, models, config)
     for stacked in (stacked for one in inventories for stacked in one.stacked):
         notes += restack(config, stacked, configs)
     return config, notes
@@ -184,7 +187,8 @@ def _card(recipe: Recipe, method: Method, recipe_text: str) -> str:
     hub_ids = [name for name in named if name.count("/") == 1 and not name.startswith((".", "/", "~"))]
     bases = "".join(f"- {name.partition('@')[0]}\n" for name in hub_ids)
     head = f"base_model:\n{bases}" if bases else ""
-    listed = "\n".join(f"- `{model}`" for model in dict.fromkeys(entry.model for _, entry in recipe.entries))
+    models = [*(one.model for _, one in recipe.entries), *(one.source_model for _, one in recipe.all_experts)]
+    listed = "\n".join(f"- `{model}`" for model in dict.fromkeys(models))
     base = f"\nBase model: `{recipe.base_model}`\n" if recipe.base_model else ""
     fence = "```"
     return (

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple, TypeAlias
 
-from mergec.graph import Node, Space
+from mergec.graph import Graph, Node, Space, TensorType
 from mergec.io.tensors import TensorRef
 from mergec.ops.adapt import adapt, shift, stretch
-from mergec.ops.basic import cast
+from mergec.ops.basic import cast, load
 from mergec.ops.embed import embed, pad, row_mean
 from mergec.ops.magnify import magnify
 
-Loader: TypeAlias = Callable[[TensorRef, Space], Node]
-"""Gives the node that loads a stored tensor; to be called once for each of `refs`, in their order."""
 _MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
+
+
+class Loader:
+    """Gives the node that loads a stored tensor; to be called once for each of a source's `refs`, in their order."""
+
+    def __init__(self, graph: Graph, slots: Iterable[int]) -> None:
+        self.graph, self._slots = graph, iter(slots)
+
+    def __call__(self, ref: TensorRef, space: Space) -> Node:
+        return load(self.graph, next(self._slots), TensorType(ref.shape, ref.dtype, space))
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Derived(ABC):
 
     @property
     def file(self) -> str:
-        return self.refs[0].file
+        return self.refs[0].file if self.refs else ""
 
     @property
     def numel(self) -> int:

@@ -236,6 +236,8 @@ def _input_rows(analysis: Analysis, output: Output, slot: int) -> list[tuple[str
         shape = f"{source.dtype} {list(source.shape)}"
         return [(one.label, one.reference, shape, "made by a stage of this recipe", "")]
     refs = refs_of(source)
+    if not refs:
+        return [(one.label, one.reference, f"{source.dtype} {list(source.shape)}", "drawn, nothing is read for it", "")]
     read = "" if set(refs) & set(output.sources) else f"not read: {_why_unread(analysis, output.tensor, slot)}"
     heads = [(one.label, one.reference, read), *(("", "", "") for _ in refs[1:])]
     return [

@@ -93,6 +93,10 @@ def path_label(path: DocumentPath) -> str:
 
 def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
     """The recipe with typed settings, a `Bound` for each slice, and all problems; none without a known method."""
+    from mergec.recipe import experts
+
+    if recipe.experts:
+        return experts.bind_experts(recipe)
     pipeline, wrong = _pipeline(recipe)
     try:
         method = pipeline.method if pipeline else find_method(recipe.merge_method, also=[PIPELINE])
@@ -100,6 +104,7 @@ def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
         return (), [*wrong, error.at(recipe.document.place(("merge_method",)))]
     passes, found = read_passes(recipe.document, recipe.post or [])
     wrong += found or _refused_passes(recipe, method)
+    wrong += experts.stray_keys(recipe)
     if passes.written and not wrong:
         method = passes.after(method)
     binder = _Binder(recipe, method, pipeline, passes)

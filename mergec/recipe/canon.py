@@ -16,17 +16,18 @@ from mergec.errors import Problem, RecipeError
 from mergec.ops.registry import Parameter
 from mergec.recipe.bind import Bound, Input, bind, path_label
 from mergec.recipe.document import Path, parse
+from mergec.recipe.experts import DRAWN
 from mergec.recipe.flow import flow, scalar
 from mergec.recipe.format import LAST
 from mergec.recipe.load import read_recipe
-from mergec.recipe.schema import ModelEntry, ModuleEntry, Recipe, SliceEntry, TokenEntry
+from mergec.recipe.schema import ExpertEntry, ModelEntry, ModuleEntry, Recipe, SliceEntry, TokenEntry
 from mergec.recipe.settings import Choice
 from mergec.recipe.steps import Pipeline, Written, read_passes, read_pipeline
 from mergec.recipe.vocabulary import vocabulary_source
 
 _ELSEWHERE = ("E644",)  # about files beside the recipe, which version control does not put there
 _OWN = {"merge_method", "models", "slices", "modules", "base_model", "parameters", "steps", "out_dtype", "seed"}
-_OWN |= {"tokenizer_source", "tokenizer", "post"}
+_OWN |= {"tokenizer_source", "tokenizer", "post", "experts", "shared_experts"}
 
 Setting = tuple[tuple[str | None, tuple[Any, ...]], ...]
 """A setting's choices: a filter, None for the one that ends it, and knots."""
@@ -64,7 +65,7 @@ class _Canon:
         self.own: list[list[dict[str, Setting]]] = [[{} for _ in bound.inputs] for bound in bounds]
         self.shared: list[dict[str, Setting]] = [{} for _ in bounds]
         self.top: dict[str, Setting] = {}
-        for parameter in self.method.parameters.values():
+        for parameter in self.method.parameters.values() if not recipe.experts else ():
             if parameter.name not in {**self.pipeline.own, **self.passes.own}:
                 self.place(parameter)
 
@@ -96,7 +97,7 @@ class _Canon:
         made |= _parameters(self.top)
         made |= {"post": [self.pass_after(one) for one in self.passes.written]} if recipe.post else {}
         made |= {"out_dtype": recipe.out_dtype} if recipe.out_dtype not in (None, recipe.dtype) else {}
-        made |= {"seed": recipe.seed} if recipe.seed and self.method.takes_draw else {}
+        made |= {"seed": recipe.seed} if recipe.seed and self.draws() else {}
         made |= self.vocabulary() | rest
         last = {key: made.pop(key) for key in LAST if key in made}
         return made | last
@@ -112,8 +113,22 @@ class _Canon:
         more |= {"pad_to_multiple_of": entry.pad_to_multiple_of} if entry.pad_to_multiple_of else {}
         return {"tokenizer": {"source": source, **more}} if more else {"tokenizer_source": source}
 
+    def draws(self) -> bool:
+        """Whether anything is random."""
+        if not self.recipe.experts:
+            return self.method.takes_draw
+        return self.recipe.gate_mode in DRAWN or any(one.noise_scale for _, one in self.recipe.all_experts)
+
+    def expert(self, entry: ExpertEntry) -> dict[str, Any]:
+        idle = {"noise_scale": 0, "residual_scale": 1, "id": entry.source_model}
+        prompts = {"positive_prompts", "negative_prompts"} if self.recipe.gate_mode in DRAWN else set()
+        return {key: value for key, value in _rest(entry, prompts).items() if idle.get(key) != value}
+
     def holders(self) -> dict[str, Any]:
-        """The `models`, `slices` or `modules`, numbered as the bounds are."""
+        """The `models`, `slices` or `modules`, numbered as the bounds are, or the experts of a mixture."""
+        if self.recipe.experts:
+            lists = {"experts": self.recipe.experts, "shared_experts": self.recipe.shared_experts}
+            return {key: [self.expert(entry) for entry in entries] for key, entries in lists.items() if entries}
         numbers = iter(range(len(self.bounds)))
         if not self.recipe.modules:
             return self.held((), self.recipe, numbers)

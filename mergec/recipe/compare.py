@@ -109,7 +109,8 @@ def _change(key: Key, old: Any, new: Any, before: Document, now: Document) -> Ch
     )
     values = [ABSENT if one is ABSENT else one.value for one in (old, new)]
     knots: tuple[int, ...] = ()
-    if all(isinstance(value, list) for value in values) and len(values[0]) == len(values[1]):
+    is_setting = (new if old is ABSENT else old).sort == "setting"
+    if is_setting and all(isinstance(value, list) for value in values) and len(values[0]) == len(values[1]):
         knots = tuple(i for i, pair in enumerate(zip(*values, strict=True)) if not is_same(*pair))
     if len(knots) == 1:
         was_at = (old.document or before).place((*old.path, knots[0]))
@@ -135,6 +136,8 @@ def _mapping(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iter
             yield from _settings(inner or {}, key, at, label)
         elif name in ("models", "sources") and _is_list_of_mappings(inner):
             yield from _models(inner, (*key, f"[{name}]"), at, called)
+        elif name in ("experts", "shared_experts") and _is_list_of_mappings(inner):
+            yield from _models(inner, (*key, f"[{name}]"), at, called, "source_model")
         elif name == "slices" and _is_list_of_mappings(inner):
             for number, one in enumerate(inner):
                 yield (*key, f"[slice {number}]"), Item(f"{called}[{number}]", _Named(""), (*at, number), "slice")
@@ -161,22 +164,30 @@ def _is_list_of_mappings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
-def _models(entries: list[dict[str, Any]], key: Key, path: Path, label: str) -> Iterator[tuple[Key, Item]]:
+_SETTINGS = ("noise_scale", "residual_scale")
+
+
+def _models(
+    entries: list[dict[str, Any]], key: Key, path: Path, label: str, word: str = "model"
+) -> Iterator[tuple[Key, Item]]:
+    """The entries of a list by their slot ids; `word` is the key that names an entry's model."""
     seen: Counter[str] = Counter()
     order = []
     for number, entry in enumerate(entries):
-        slot = str(entry.get("id") or entry.get("model"))
+        slot = str(entry.get("id") or entry.get(word))
         seen[slot] += 1
         here = (*key, f"@{slot}" if seen[slot] == 1 else f"@{slot} #{seen[slot]}")
         at, called = (*path, number), f"{label}[{number}]"
         order.append(here[-1])
-        yield here, Item(called, _Named(str(entry.get("model"))), (*at, "model"), "model")
+        yield here, Item(called, _Named(str(entry.get(word))), (*at, word), "model")
         if entry.get("id"):
-            yield (*here, "model"), Item(f"{called}.model", entry.get("model"), (*at, "model"))
+            yield (*here, word), Item(f"{called}.{word}", entry.get(word), (*at, word))
         for name, inner in entry.items():
             if name == "parameters":
                 yield from _settings(inner or {}, here, (*at, name), called)
-            elif name not in ("model", "id"):
+            elif name in _SETTINGS and word == "source_model":
+                yield from _setting(inner, (*here, name), (*at, name), f"{called}.{name}")
+            elif name not in (word, "id"):
                 yield (*here, name), Item(f"{called}.{name}", inner, (*at, name))
     yield (*key, "[order]"), Item(f"order of {label}", _Order(order), path, "order")
 

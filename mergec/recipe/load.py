@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from mergec.errors import Problem, did_you_mean, near
 from mergec.recipe.document import Document, Path, parse, parse_value, shown
 from mergec.recipe.schema import (
+    ExpertEntry,
     ModelEntry,
     ModuleEntry,
     Recipe,
@@ -37,6 +38,7 @@ _TYPE_WORDS = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "too_short": "at least one entry",
+    "finite_number": "a finite number",
 }
 
 
@@ -58,6 +60,8 @@ def read_recipe(document: Document) -> tuple[Recipe | None, list[Problem]]:
     which nothing can be checked is wrong.
     """
     value = copy.deepcopy(dict(document.value))
+    if "experts" in value:
+        value.setdefault("merge_method", "moe")
     problems: list[Problem] = []
     for _ in range(2):
         try:
@@ -80,7 +84,9 @@ def _contents(
     document: Document, holder: Recipe | ModuleEntry, path: Path, known: Sequence[Problem]
 ) -> Iterator[Problem]:
     """What is wrong where a recipe, or a module, must say in one of several ways what is merged."""
-    ways = ("models", "slices", "modules") if isinstance(holder, Recipe) else ("models", "slices")
+    ways: tuple[str, ...] = ("models", "slices", "modules") if isinstance(holder, Recipe) else ("models", "slices")
+    if isinstance(holder, Recipe) and (holder.merge_method == "moe" or "experts" in document.value):
+        ways = ("experts",)
     written = [way for way in ways if getattr(holder, way)]
     if len(written) > 1:
         first, second = sorted(written, key=lambda way: document.key_place((*path, way)))[:2]
@@ -99,7 +105,9 @@ def _contents(
             what = f"found {kind} for '{empty[0]}', expected at least one entry"
             yield Problem(document.place((*path, empty[0])), "E103", what, _description((*path, empty[0])))
         else:
-            yield Problem(document.place(path), "E102", "the key 'models' is missing", _description((*path, "models")))
+            yield Problem(
+                document.place(path), "E102", f"the key '{ways[0]}' is missing", _description((*path, ways[0]))
+            )
 
 
 def _problem(document: Document, found: Any) -> Problem:
@@ -131,6 +139,8 @@ def _length(found: Any) -> str:
 
 
 def _entry_hint(path: Path, value: Any) -> str:
+    if isinstance(value, str) and path[-2] in ("experts", "shared_experts"):
+        return f"write `- source_model: {value}`"
     if isinstance(value, str) and path[-2] in ("models", "sources"):
         return f"write `- model: {value}`"
     return _description(path[:-1])
@@ -158,6 +168,8 @@ _ENTRIES: dict[str, type[BaseModel]] = {
     "tokenizer": TokenizerEntry,
     "tokens": TokenEntry,
     "source": TokenSource,
+    "experts": ExpertEntry,
+    "shared_experts": ExpertEntry,
 }
 _CALLED: dict[type[BaseModel], str] = {
     Recipe: "a recipe",
@@ -169,6 +181,7 @@ _CALLED: dict[type[BaseModel], str] = {
     TokenizerEntry: "the tokenizer",
     TokenEntry: "a token's entry",
     TokenSource: "a token's source",
+    ExpertEntry: "an expert",
 }
 
 
@@ -209,7 +222,7 @@ def _drop(value: Any, path: Path) -> bool:
     """Remove an entry of nested values; false where what is left cannot be a recipe."""
     for part in path[:-1]:
         value = value[part]
-    if isinstance(value, dict) and path[-1] in value and path[-1] not in ("models", "slices", "modules"):
+    if isinstance(value, dict) and path[-1] in value and path[-1] not in ("models", "slices", "modules", "experts"):
         del value[path[-1]]
         field = _model_at(path).model_fields.get(str(path[-1]))
         return field is None or not field.is_required()

@@ -10,8 +10,10 @@ from mergec.ops.registry import Method, Parameter, find_method
 from mergec.ops.step import Step
 from mergec.ops.step import steps as known_steps
 from mergec.recipe.expand import expansion_lines
+from mergec.recipe.experts import KEYS, MOE, moe
 from mergec.recipe.flow import flow
 from mergec.recipe.format import format_text
+from mergec.recipe.schema import ExpertEntry, Recipe
 from mergec.recipe.settings import expectation
 from mergec.recipe.steps import PIPELINE, SUMMARY
 
@@ -30,6 +32,21 @@ models:
 """
 
 
+_EXPERTS = """\
+# Make a mixture of experts: each MLP from a dense model of its own, all else from the base. docs/moe.md says more.
+base_model: path/to/base  # a llama, mistral, qwen2 or qwen3 model; it gives all that is no MLP
+experts:
+  - source_model: path/to/model-1  # of the base's type and size; its MLPs become the first expert of each layer
+    residual_scale: 1.0            # what the last matrix of its MLPs is multiplied by
+    noise_scale: 0.0               # how much gaussian noise is added to its MLPs
+  - source_model: path/to/model-2
+gate_mode: random     # the routers' rows are drawn: the mixture is to be trained
+experts_per_token: 2  # how many experts a token is sent to
+dtype: bfloat16       # what inputs are cast to, and what the result is stored as
+seed: 0               # what routers and noise are drawn from
+"""
+
+
 def recipe_text(name: str) -> str:
     """A complete, commented recipe for a method; raises UsageError for an unknown one.
 
@@ -37,9 +54,11 @@ def recipe_text(name: str) -> str:
     """
     if name == PIPELINE:
         return _pipeline_text()
+    if name == MOE:
+        return format_text(_EXPERTS, "moe.yml")
     if name in known_steps()["post"]:
         return _pass_recipe(name)
-    method = find_method(name, also=[PIPELINE, *known_steps()["post"]])
+    method = find_method(name, also=[PIPELINE, MOE, *known_steps()["post"]])
     own = [p for p in method.parameters.values() if p.per_model and p.name not in _SKIPPED]
     shared = [p for p in method.parameters.values() if not p.per_model and p.name not in _SKIPPED]
     low, high = method.models
@@ -128,6 +147,17 @@ def vocabulary_text() -> str:
         for one in ways.values():
             lines += ["", f"{one.label:<16}  {one.takes.words} -> {one.leaves.words}"]
             lines += [f"  {one.doc.partition(chr(10))[0]}", *_parameter_lines(one.parameters)]
+    return "\n".join(lines)
+
+
+def experts_text() -> str:
+    """What `mergec methods moe` prints: what is made, and the keys of a recipe that are about it."""
+    method = moe()
+    lines = [f"{method.name} (version {method.version})  {method.paper}", "", method.doc, "", "keys of the recipe"]
+    for model, names in ((Recipe, ("experts", *KEYS)), (ExpertEntry, tuple(ExpertEntry.model_fields))):
+        width = max(map(len, names))
+        lines += [f"  {name:<{width}}  {model.model_fields[name].description}" for name in names]
+        lines += ["", "keys of an expert"] * (model is Recipe)
     return "\n".join(lines)
 
 

@@ -139,6 +139,34 @@ class RouterEntry(_Strict):
     file: str | None = Field(default=None, description="a router of your own, a file that is copied into the artifact")
 
 
+Prompts: TypeAlias = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1)]], BeforeValidator(lambda value: [] if value is None else value)
+]
+GateMode: TypeAlias = Literal["hidden", "hidden_avg", "hidden_last", "cheap_embed", "random", "uniform_random"]
+
+
+class ExpertEntry(_Strict):
+    """One expert of a mixture: the dense model that its MLPs are from, and the prompts that are routed to it."""
+
+    source_model: ModelReference = Field(
+        description="a dense model: a folder, a .safetensors file, or a Hugging Face id with optional @revision"
+    )
+    id: ModelReference | None = Field(default=None, description="what the model is called from version to version")
+    positive_prompts: Prompts = Field(default=[], description="texts that should be routed to this expert")
+    negative_prompts: Prompts = Field(default=[], description="texts that should be routed to others")
+    noise_scale: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="how much gaussian noise is added to its MLPs"
+    )
+    residual_scale: float | None = Field(
+        default=None, allow_inf_nan=False, description="what the last matrix of its MLPs is multiplied by"
+    )
+
+    @property
+    def slot(self) -> str:
+        """The slot id: the `id`, else the reference as written."""
+        return self.id or self.source_model
+
+
 class Recipe(_Strict):
     """A merge recipe."""
 
@@ -151,8 +179,19 @@ class Recipe(_Strict):
         default={},
         description="in place of models: each module of the models by name, with models or slices of its own",
     )
+    experts: list[ExpertEntry] = Field(
+        default=[], description="in place of models: what becomes the experts of a mixture, each a dense model"
+    )
+    shared_experts: list[ExpertEntry] = Field(default=[], description="experts that every token is sent to")
     base_model: ModelReference | None = Field(
         default=None, description="the model that deltas are taken from; it also gives config and tokenizer"
+    )
+    gate_mode: GateMode = Field(
+        default="hidden", description="what a mixture's routers are made of: the prompts, or random numbers"
+    )
+    experts_per_token: int = Field(default=2, ge=1, description="how many experts of a mixture a token is sent to")
+    architecture: str | None = Field(
+        default=None, min_length=1, description="the mixture's kind: mixtral, deepseek, qwen or qwen3"
     )
     parameters: Settings = Field(default={}, description="settings for all models and for the method")
     steps: list[Any] | None = Field(
@@ -205,6 +244,12 @@ class Recipe(_Strict):
             yield from _entries(("modules", name), module.models, module.slices)
 
     @property
+    def all_experts(self) -> Iterator[tuple[Path, ExpertEntry]]:
+        """Every expert of a mixture with its path, those that are shared last."""
+        for key, entries in (("experts", self.experts), ("shared_experts", self.shared_experts)):
+            yield from (((key, number), entry) for number, entry in enumerate(entries))
+
+    @property
     def bases(self) -> Iterator[tuple[Path, str]]:
         """Every `base_model`, with its path: the recipe's own first, then those of slices."""
         if self.base_model:
@@ -231,11 +276,14 @@ class Recipe(_Strict):
         """The distinct models in the order in which the recipe names them, the base first."""
         own = [self.base_model] if self.base_model else []
         listed = [entry.model for _, entry in self.entries]
+        listed += [entry.source_model for _, entry in self.all_experts]
         return tuple(dict.fromkeys([*own, *listed, *(base for _, base in self.bases)]))
 
     def slot(self, reference: str) -> str:
         """The slot id of a model by its reference; a base gets an `id` by being listed under `models` too."""
-        return next((entry.slot for _, entry in self.entries if entry.model == reference), reference)
+        slots = {entry.source_model: entry.slot for _, entry in self.all_experts}
+        slots |= {entry.model: entry.slot for _, entry in reversed(list(self.entries))}
+        return slots.get(reference, reference)
 
 
 def _entries(path: Path, models: list[ModelEntry], slices: list[SliceEntry]) -> Iterator[tuple[Path, ModelEntry]]:
@@ -254,7 +302,8 @@ def json_schema() -> dict[str, Any]:
     known = methods()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "mergec recipe"
-    schema["properties"]["merge_method"]["enum"] = [*known, "pipeline"]
+    schema["properties"]["merge_method"]["enum"] = [*known, "pipeline", "moe"]
+    schema["required"] = []
     schema["properties"]["steps"] = {
         "type": "array",
         "minItems": 1,
@@ -268,7 +317,7 @@ def json_schema() -> dict[str, Any]:
         "description": Recipe.model_fields["post"].description,
     }
     schema["$defs"]["TokenEntry"]["properties"]["source"]["anyOf"].append({"type": "string", "minLength": 1})
-    schema["oneOf"] = [_holds(key) for key in ("models", "slices", "modules")]
+    schema["oneOf"] = [_holds(key, "merge_method") for key in ("models", "slices", "modules")] + [_holds("experts")]
     schema["$defs"]["ModuleEntry"]["oneOf"] = [_holds(key) for key in ("models", "slices")]
     schema["allOf"] = [
         {
@@ -286,9 +335,9 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _holds(key: str) -> dict[str, Any]:
-    """That a key is there and not empty."""
-    return {"required": [key], "properties": {key: {"minProperties" if key == "modules" else "minItems": 1}}}
+def _holds(key: str, *also: str) -> dict[str, Any]:
+    """That a key is there and not empty, and that others are there."""
+    return {"required": [key, *also], "properties": {key: {"minProperties" if key == "modules" else "minItems": 1}}}
 
 
 def _step_schemas() -> Iterator[dict[str, Any]]:

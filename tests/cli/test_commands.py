@@ -117,7 +117,7 @@ def test_inspect_takes_any_config(config: dict[str, Any], here: Path) -> None:
 def test_methods() -> None:
     lines = ok("methods").splitlines()
     names = [line.partition("  ")[0] for line in lines]
-    assert names == [*sorted(methods()), "pipeline", "post: svc", "post: consensus_mask"]
+    assert names == [*sorted(methods()), "pipeline", "moe", "post: svc", "post: consensus_mask"]
     assert all(re.fullmatch(r"(post: )?\w+ {2,}[A-Z].*\.", line) for line in lines)
 
 

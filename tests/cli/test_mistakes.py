@@ -82,7 +82,7 @@ def folder_of_recipes(name: str) -> Spoil:
     return spoil
 
 
-KEYS = ", ".join(sorted(Recipe.model_fields))
+KEYS = f"{', '.join(sorted(Recipe.model_fields)[:20])} and {len(Recipe.model_fields) - 20} more"
 LINEAR = """\
 merge_method: linear
 models: [{model: a}, {model: b}]

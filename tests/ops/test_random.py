@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 import oracle
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergec.ops.random import BLOCK, LEVELS, key, uniform
+from mergec.ops.random import BLOCK, LEVELS, key, normal, uniform
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40))
@@ -65,3 +66,19 @@ def test_neighbouring_keys_and_entries_are_not_correlated() -> None:
     one, two = (uniform(0, 50_000, seed).double() / LEVELS - 0.5 for seed in (5, 6))
     for left, right in ((one, two), (one[1:], one[:-1])):
         assert abs((left * right).mean().item()) * 12 < 4 / math.sqrt(len(left))
+
+
+def test_normal_numbers_are_the_quantiles_of_the_uniform_ones() -> None:
+    from statistics import NormalDist
+
+    drawn, found = uniform(0, 20_000, 5), normal(0, 20_000, 5)
+    quantile = NormalDist().inv_cdf
+    expected = torch.tensor([quantile((one + 0.5) / LEVELS) for one in drawn.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=3e-7, atol=3e-7)
+    assert float(found.abs().max()) > 3.5
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+def test_normal_numbers_do_not_depend_on_the_cut(cut: int) -> None:
+    whole = normal(0, 3000, 9)
+    assert torch.equal(whole, torch.cat([normal(0, cut, 9), normal(cut, 3000, 9)]))

@@ -89,7 +89,7 @@ def test_keys_and_parameters_are_described() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == set(Recipe.model_fields)
     assert all(one.get("description") for one in schema["properties"].values())
-    assert schema["properties"]["merge_method"]["enum"] == [*methods(), "pipeline"]
+    assert schema["properties"]["merge_method"]["enum"] == [*methods(), "pipeline", "moe"]
     named = {rule["if"]["properties"]["merge_method"]["const"]: rule["then"] for rule in schema["allOf"]}
     for name, method in methods().items():
         described = named[name]["properties"]["parameters"]["properties"]
