@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import Family
+from models import Family, tensors_of
 from torch import Tensor
 
 import mergec
@@ -88,3 +88,29 @@ def tolerance(recipe: Recipe) -> Callable[[Tensor], Tensor]:
         return 2 * spacing(expected) + slack
 
     return unit
+
+
+def tied_at_a_cut(recipe: Recipe, family: Family, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Entries whose delta has exactly the magnitude at which some model is cut: which of them stay is arbitrary."""
+    parameters = recipe.get("parameters", {})
+    if "density" not in parameters or parameters["density"] == 1:
+        return {}
+    base = {name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors_of(family.base).items()}
+    allowed = {name: torch.zeros_like(tensor, dtype=torch.bool) for name, tensor in base.items()}
+    for folder in family.tunes:
+        for name, tensor in tensors_of(folder).items():
+            magnitude = (tensor.to(base[name].dtype) - base[name]).abs()
+            ordered = magnitude.flatten().sort(descending=True).values
+            for rank in cuts(recipe, len(ordered)):
+                if 0 < rank < len(ordered) and ordered[rank - 1] == ordered[rank]:
+                    allowed[name] |= magnitude == ordered[rank]
+    return allowed
+
+
+def cuts(recipe: Recipe, entries: int) -> list[int]:
+    density, gamma = recipe["parameters"]["density"], recipe["parameters"].get("gamma", 0.0)
+    if recipe["merge_method"] == "ties":
+        return [max(1, int(density * entries))]
+    kept = int(density * entries)
+    outliers = min(int(gamma * entries), entries - kept)
+    return [outliers, outliers + kept]

@@ -14,7 +14,7 @@ from typing import Any
 import oracle
 import pytest
 import torch
-from differential import Recipe, assert_same, fitted, run_ours, run_peer, tolerance
+from differential import Recipe, assert_same, fitted, run_ours, run_peer, tied_at_a_cut, tolerance
 from models import Family, auto_class, tensors_of
 from torch import Tensor
 
@@ -168,32 +168,6 @@ def both(
 def loaded(architecture: str, folder: Path) -> dict[str, Tensor]:
     """What transformers makes of a folder: one layout whatever lies on disk."""
     return dict(auto_class(architecture).from_pretrained(folder, dtype="auto").state_dict())
-
-
-def tied_at_a_cut(recipe: Recipe, family: Family) -> dict[str, Tensor]:
-    """Entries whose delta has exactly the magnitude at which some model is cut: which of them stay is arbitrary."""
-    parameters = recipe.get("parameters", {})
-    if "density" not in parameters or parameters["density"] == 1:
-        return {}
-    base = tensors_of(family.base)
-    allowed = {name: torch.zeros_like(tensor, dtype=torch.bool) for name, tensor in base.items()}
-    for folder in family.tunes:
-        for name, tensor in tensors_of(folder).items():
-            magnitude = (tensor - base[name]).abs()
-            ordered = magnitude.flatten().sort(descending=True).values
-            for rank in cuts(recipe, len(ordered)):
-                if 0 < rank < len(ordered) and ordered[rank - 1] == ordered[rank]:
-                    allowed[name] |= magnitude == ordered[rank]
-    return allowed
-
-
-def cuts(recipe: Recipe, entries: int) -> list[int]:
-    density, gamma = recipe["parameters"]["density"], recipe["parameters"].get("gamma", 0.0)
-    if recipe["merge_method"] == "ties":
-        return [max(1, int(density * entries))]
-    kept = int(density * entries)
-    outliers = min(int(gamma * entries), entries - kept)
-    return [outliers, outliers + kept]
 
 
 def is_comparable(architecture: str, case: str) -> bool:
