@@ -81,7 +81,7 @@ def tolerance(recipe: Recipe) -> Callable[[Tensor], Tensor]:
     slack = 1e-7 if recipe["merge_method"] in SPHERICAL else 0.0  # the peer's norms and angles are float32
 
     def unit(expected: Tensor) -> Tensor:
-        if copies:
+        if copies or not expected.is_floating_point():
             return torch.zeros_like(expected, dtype=torch.float64)
         if expected.dtype == torch.float32:
             return 1e-5 * expected.abs().double() + 1e-8 + slack

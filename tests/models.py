@@ -147,12 +147,29 @@ def llava_config() -> Any:
     )
 
 
+def granite_config() -> Any:
+    """Multipliers in the config; biases that a model may have or not."""
+    from transformers import GraniteConfig
+
+    return GraniteConfig(**_SMALL, attention_bias=True)
+
+
+def opt_config() -> Any:
+    """A decoder behind a prefix of its own, with learnt positions; mergekit has no definition of it."""
+    from transformers import OPTConfig
+
+    sizes = {"vocab_size": 40, "hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 24}
+    return OPTConfig(**sizes, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=16)
+
+
 _CONFIGS: dict[str, tuple[Callable[[], Any], str]] = {
     "llama": (llama_config, "AutoModelForCausalLM"),
     "qwen2": (qwen2_config, "AutoModelForCausalLM"),
     "gpt2": (gpt2_config, "AutoModelForCausalLM"),
     "mixtral": (mixtral_config, "AutoModelForCausalLM"),
     "bert": (bert_config, "AutoModelForSequenceClassification"),
+    "granite": (granite_config, "AutoModelForCausalLM"),
+    "opt": (opt_config, "AutoModelForCausalLM"),
     "gemma2": (gemma2_config, "AutoModelForCausalLM"),
     "t5": (t5_config, "AutoModelForSeq2SeqLM"),
     "whisper": (whisper_config, "AutoModelForSpeechSeq2Seq"),

@@ -36,6 +36,8 @@ def run_merge(config: Any, out_path: str, options: Any, config_source: str | Non
     recipe = yaml.safe_load(config.to_yaml()) | {"compat": "mergekit"}
     if options.random_seed is not None:
         recipe["seed"] = options.random_seed
+    if options.unsafe_truncate_embeddings and not (config.tokenizer or config.tokenizer_source):
+        recipe["tokenizer_source"] = "truncate"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yml"
         path.write_text(yaml.safe_dump(recipe))
