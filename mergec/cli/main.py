@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -30,6 +31,7 @@ _COMMANDS = {
     "fmt": ("texts", "lay out recipes in the one canonical way, comments kept"),
     "canon": ("texts", "print what a recipe says, in one order and spelling"),
     "git": ("texts", "make git's diffs show what recipes mean"),
+    "import": ("imports", "turn a recipe of mergekit's into one of mergec's, comments kept"),
     "schema": ("recipes", "print the JSON Schema of the recipe language"),
     "extract-lora": ("extract", "make the adapter that takes a base closest to a fine-tuned model"),
     "inspect": ("plans", "show what a checkpoint's headers say"),
@@ -46,7 +48,8 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"mergec.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(module, f"{name}_" if iskeyword(name) else name)
         return command
 
     def resolve_command(

@@ -56,13 +56,14 @@ def check(
             click.echo(f"{recipe}: ok, {made}; no weights were read")
     wrong = RecipeError(problems)
     if as_json:
-        click.echo(json.dumps([_finding(problem) for problem in (*wrong.problems, *warnings)], indent=2))
+        click.echo(json.dumps([finding(problem) for problem in (*wrong.problems, *warnings)], indent=2))
     elif problems:
         raise wrong
     return wrong.exit_code if problems else 0
 
 
-def _finding(problem: Any) -> dict[str, Any]:
+def finding(problem: Any) -> dict[str, Any]:
+    """A problem for JSON."""
     place = problem.place
     return {
         "file": place.file,

@@ -104,3 +104,11 @@ def _read(path: Path) -> tuple[bytes, str]:
     from mergec.recipe.source import read_bytes
 
     return (sys.stdin.buffer.read(), "<stdin>") if path == _STDIN else (read_bytes(path), str(path))
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """The text of a recipe, - being standard input, and what to call it. Raises RecipeError (E008, E009)."""
+    from mergec.recipe.source import decoded
+
+    data, name = _read(path)
+    return decoded(data, name), name

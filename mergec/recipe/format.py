@@ -10,7 +10,7 @@ from itertools import islice
 
 from mergec.errors import Place, Problem, RecipeError
 from mergec.recipe.document import Document, parse
-from mergec.recipe.layout import Entry, Value, comments, documents, read_layout
+from mergec.recipe.layout import Entry, Layout, Value, comments, documents, read_layout
 
 WIDTH = 120
 _WIDEST_ALIGNED = 72  # a longer line keeps its comment to itself
@@ -61,7 +61,11 @@ class _Line:
 
 
 def _written(text: str, is_sorted: bool) -> str:
-    layout = read_layout(text)
+    return write_layout(read_layout(text), is_sorted)
+
+
+def write_layout(layout: Layout, is_sorted: bool) -> str:
+    """A tree as text in canonical layout, its keys as they are unless `is_sorted`. Uses the tree up."""
     root = layout.root
     writer = _Writer(is_sorted)
     writer.lines += [_Line(line) for line in layout.head]
