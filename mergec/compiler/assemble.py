@@ -12,6 +12,7 @@ from mergec.compiler.align import Alignment
 from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, line_up, line_up_tables, table_of
 from mergec.compiler.modules import modules_of
 from mergec.compiler.names import Layer, few, is_behind, layer_counts_of, layers_of, natural
+from mergec.compiler.rules import assemble_by_rules
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, count
 from mergec.recipe.bind import Bound, Input
@@ -30,6 +31,8 @@ def assemble(
     if len(bounds) == 1 and bounds[0].place is None and not bounds[0].module:
         inventory, problems = line_up([models[one.reference] for one in bounds[0].inputs], arrange)
         return [inventory], problems
+    if any(bound.rule for bound in bounds):
+        return assemble_by_rules(bounds, models)
     used = {one.reference: models[one.reference] for bound in bounds for one in bound.inputs}
     head = head_of(used.values())
     tables = {reference: table_of(model, head) for reference, model in used.items()}

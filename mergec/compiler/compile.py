@@ -199,7 +199,7 @@ def all_models(analysis: Analysis) -> dict[str, Model]:
 def _references(recipe: Recipe) -> dict[str, Place]:
     """Every model a recipe names, and where it does so first."""
     document = recipe.document
-    named = [*recipe.bases, *(((*path, "model"), entry.model) for path, entry in recipe.entries)]
+    named = [*recipe.bases, *recipe.copies, *(((*path, "model"), entry.model) for path, entry in recipe.entries)]
     named += [((*path, "source_model"), entry.source_model) for path, entry in recipe.all_experts]
     places = {reference: document.place(path) for path, reference in reversed(named)}
     return {name: places[name] for name in recipe.references}
@@ -298,9 +298,10 @@ def _refuse_other_models(analysis: Analysis, statistic: str) -> None:
     first, *others = (tuple(one.slot for one in part.bound.inputs) for part in analysis.parts)
     for part, slots in zip(analysis.parts[1:], others, strict=True):
         if slots != first:
-            what = f"the {statistic} is taken over the whole model, and this slice has other models than the first"
-            hint = "give every slice the same models, or set scope: tensor"
-            place = part.bound.place or analysis.recipe.document.place(("modules", part.bound.module))
+            what = f"the {statistic} is taken over the whole model, and this part of it has other models than the first"
+            hint = "give every part the same models, or set scope: tensor"
+            place = part.bound.place or (part.bound.rule and part.bound.rule.place)
+            place = place or analysis.recipe.document.place(("modules", part.bound.module))
             raise RecipeError([Problem(place, "E118", what, hint)])
 
 

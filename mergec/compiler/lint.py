@@ -56,18 +56,18 @@ def _each(values: Values) -> Iterator[tuple[str, Resolved]]:
             yield name, one
 
 
-def _used(values: Iterable[Values]) -> set[int]:
-    """The choices that some tensor takes, by identity."""
-    return {id(one.choice) for each in {id(v): v for v in values}.values() for _, one in _each(each) if one.choice}
+def _used(values: Iterable[Values]) -> set[Place]:
+    """Where the choices stand that some tensor takes."""
+    return {one.choice.place for each in {id(v): v for v in values}.values() for _, one in _each(each) if one.choice}
 
 
-def _filters(analysis: Analysis, values: Mapping[str, Values], used: set[int]) -> Iterator[Problem]:
+def _filters(analysis: Analysis, values: Mapping[str, Values], used: set[Place]) -> Iterator[Problem]:
     """Choices that no tensor takes: their filter matches nothing, or what stands before them matches all of it."""
     rows = {name: analysis.of_tensor[name].inventory.rows[name] for name in values}
     names = [*values, *(ref.name for row in rows.values() for ref in row)]
     distinct = list(dict.fromkeys(names))
     for name, choices, _ in _settings(analysis):
-        idle = [choice for choice in choices if id(choice) not in used]
+        idle = [choice for choice in choices if choice.place not in used]
         if len(idle) == len(choices) and all(any(map(choice.matches, distinct)) for choice in choices):
             yield _overridden(name, choices[0])
             continue
@@ -94,7 +94,8 @@ def _per_model(analysis: Analysis, values: Mapping[str, Values], parameter: str)
     if declared is None or not declared.per_model:
         return []
     distinct = {id(one): one for one in values.values()}.values()
-    return [tuple(found) for one in distinct if not isinstance(found := one.resolved[parameter], Resolved)]
+    found = [one.resolved[parameter] for one in distinct if parameter in one.resolved]
+    return [tuple(one) for one in found if not isinstance(one, Resolved)]
 
 
 def _idle_models(analysis: Analysis, values: Mapping[str, Values]) -> Iterator[Problem]:
@@ -152,13 +153,13 @@ def _full_density(analysis: Analysis, values: Mapping[str, Values]) -> Iterator[
     yield Problem(_place(analysis, groups[0][0]), "W225", what, "density: 0.5 keeps half of the entries")
 
 
-def _gradients(analysis: Analysis, used: set[int]) -> Iterator[Problem]:
+def _gradients(analysis: Analysis, used: set[Place]) -> Iterator[Problem]:
     """Gradients with more knots than the models have layers: knots between the layers are never taken."""
     layers = max((layer.count for layer in analysis.layers.values()), default=0)
     for name, choices, _ in _settings(analysis):
         for choice in choices:
             knots = len(choice.knots)
-            if knots <= max(layers, 1) or id(choice) not in used or len(set(choice.knots)) == 1:
+            if knots <= max(layers, 1) or choice.place not in used or len(set(choice.knots)) == 1:
                 continue
             if layers:
                 what = (
@@ -210,8 +211,8 @@ def _listed_base(analysis: Analysis) -> Iterator[Problem]:
 def _ignored(analysis: Analysis) -> Iterator[Problem]:
     """Parameters that are only accepted; their schema says `deprecated`."""
     for name, choices, _ in _settings(analysis):
-        parameter = analysis.method.parameters[name]
-        if parameter.schema.get("deprecated"):
+        parameter = analysis.method.parameters.get(name)
+        if parameter is not None and parameter.schema.get("deprecated"):
             what = f"'{name}' has no effect here: {parameter.description}"
             yield Problem(choices[0].place, "W229", what, "it can be removed")
 

@@ -193,7 +193,7 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
                 ("output", f"{output.dtype} {list(output.shape)}, {size_text(output.end - output.begin)}"),
                 ("place", place_text(plan, output)),
                 ("layer", where),
-                ("method", f"{plan.method}: {bound.method.summary}"),
+                ("method", f"{bound.method.name} (version {bound.method.version}): {bound.method.summary}"),
                 ("formula", formula(bound.method.doc)),
                 ("class", class_text(kind)),
             ]

@@ -10,6 +10,7 @@ from typing import Any
 from mergec.errors import Place, Problem, UsageError, count, did_you_mean, near
 from mergec.ops.registry import Method, Parameter, find_method, methods
 from mergec.recipe.document import Path as DocumentPath
+from mergec.recipe.rules import rule_bounds, rule_problems
 from mergec.recipe.schema import ModelEntry, Recipe, RouterEntry, SliceEntry, SourceEntry
 from mergec.recipe.settings import Choice, over, read_setting
 from mergec.recipe.steps import PIPELINE, Passes, Pipeline, read_passes, read_pipeline
@@ -34,6 +35,15 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """The tensors that a bound is of, by a pattern for their names, and where the recipe says so."""
+
+    match: str
+    place: Place
+    is_copy: bool
+
+
+@dataclass(frozen=True)
 class Bound:
     """A recipe, or one slice or module of it, that fits its method.
 
@@ -50,6 +60,7 @@ class Bound:
     module: str = ""
     place: Place | None = None
     """Where the slice stands; None where the models are merged whole."""
+    rule: Rule | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -107,12 +118,17 @@ def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
     wrong += experts.stray_keys(recipe)
     if passes.written and not wrong:
         method = passes.after(method)
-    binder = _Binder(recipe, method, pipeline, passes)
+    binder = Binder(recipe, method, pipeline, passes)
     binder.check_ids()
     binder.problems += vocabulary_problems(recipe)
     binder.check_router()
     binder.check_whole()
     bounds = binder.bounds()
+    wrong += rule_problems(recipe)
+    if recipe.rules and not wrong:
+        of_rules, found = rule_bounds(recipe, lambda one, rule: Binder(recipe, one, None, passes, rule))
+        bounds += of_rules
+        wrong += [problem for problem in found if problem not in binder.problems]
     if pipeline and len(pipeline.written) < len(recipe.steps or [None]):  # nobody knows what the others would take
         binder.problems = [problem for problem in binder.problems if problem.code not in ("E202", "E210", "W210")]
     binder.problems += wrong
@@ -153,8 +169,12 @@ def _pipeline(recipe: Recipe) -> tuple[Pipeline | None, list[Problem]]:
     return None, [Problem(document.key_place(("steps",)), "E660", what, "remove one of the two")]
 
 
-class _Binder:
-    def __init__(self, recipe: Recipe, method: Method, pipeline: Pipeline | None, passes: Passes) -> None:
+class Binder:
+    """Reads a recipe's models and settings as a method takes them; `rule` is the number of the rule that names it."""
+
+    def __init__(
+        self, recipe: Recipe, method: Method, pipeline: Pipeline | None, passes: Passes, rule: int | None = None
+    ) -> None:
         self.recipe = recipe
         self.method = method
         self.pipeline = pipeline
@@ -162,6 +182,7 @@ class _Binder:
         self.parameters = {name: one for name, one in method.parameters.items() if name not in self.own}
         self.document = recipe.document
         self.problems: list[Problem] = []
+        self.rule = rule
 
     def bounds(self) -> list[Bound]:
         """The models merged whole, or a bound for each slice of each module."""
@@ -218,7 +239,7 @@ class _Binder:
         place = self.document.place(("base_model",))
         if base is None and takes_base:
             what = f"{self.method.name} takes deltas from a base, and the recipe has no 'base_model'"
-            self._problem(self.document.place(("merge_method",)), "E210", what, "add base_model: MODEL")
+            self._problem(self._named, "E210", what, "add base_model: MODEL")
         elif base is not None and takes_base and (appended or listed):
             whole = Input(base, self.recipe.slot(base), place, "base_model", True, {})
             models.insert(0, listed if listed and not appended else whole)
@@ -226,13 +247,24 @@ class _Binder:
             what = f"{self.method.name} takes deltas from '{base}', which is not among the sources of this slice"
             hint = f"add `- {{model: {base}, layer_range: ...}}`"
             self._problem(self.document.place(path), "E111", what, hint)
-        elif base is not None and appended and base not in [entry.model for entry in entries]:
+        elif base is not None and appended and not self.recipe.rules and base not in [one.model for one in entries]:
             self._note_unlisted_base(place)
             models.append(Input(base, base, place, "base_model", False, {}))
         self._check_count(sum(not model.is_base for model in models), path)
         if self.method.commutative and self.recipe.compat is None:  # mergekit adds up in the order of the recipe
             models.sort(key=lambda model: (not model.is_base, model.slot))
         return models
+
+    def whole(self, reference: str, place: Place) -> Input:
+        """A model that is taken as it is."""
+        return Input(reference, self.recipe.slot(reference), place, path_label(("rules", self.rule or 0)), False, {})
+
+    def bound(self, inputs: Sequence[Input], settings: Mapping[str, tuple[Choice, ...]]) -> Bound:
+        """What a rule takes."""
+        number = self.rule or 0
+        entry = self.recipe.rules[number]
+        rule = Rule(entry.match, self.document.place(("rules", number)), entry.method is None and not entry.drop)
+        return Bound(self.recipe, self.method, tuple(inputs), settings, (), rule=rule)
 
     def _slot(self, entry: ModelEntry, before: Sequence[ModelEntry]) -> str:
         """The slot id of an entry; layers of one model merged with others of its own are told apart."""
@@ -302,10 +334,15 @@ class _Binder:
 
     def check_whole(self) -> None:
         """An artifact's tasks are whole models."""
-        for key in ("slices", "modules"):
+        for key in ("slices", "modules", "rules"):
             if getattr(self.recipe, key) and self.method.makes_artifact:
                 what = f"{self.method.name} makes an artifact of whole models, found '{key}'"
                 self._problem(self.document.key_place((key,)), "E119", what, "list the models under 'models:'")
+
+    @property
+    def _named(self) -> Place:
+        """Where the method is named."""
+        return self.document.place(("merge_method",) if self.rule is None else ("rules", self.rule, "method"))
 
     def _check_count(self, found: int, path: DocumentPath) -> None:
         low, high = self.method.models
@@ -316,7 +353,7 @@ class _Binder:
         beside = " beside the base" if self.method.base != "input" else ""
         what = f"{self.method.name} merges {bound} {wanted}{beside}, found {count(found, 'model')}"
         hint = f"add more under '{path[-1]}:'" if found < low else "remove the others"
-        self._problem(self.document.place(path), "E211", what, hint)
+        self._problem(self.document.place(path) if self.rule is None else self._named, "E211", what, hint)
 
     def settings(self, written: Mapping[str, Any], path: DocumentPath, shared: bool) -> dict[str, tuple[Choice, ...]]:
         result: dict[str, tuple[Choice, ...]] = {}
@@ -324,9 +361,13 @@ class _Binder:
             parameter = self.parameters.get(name)
             if self.pipeline and parameter is None and self.pipeline.setters(name):
                 self._hidden(name, self.pipeline, (*path, name))
+            elif parameter is None and self.rule is not None and path[0] != "rules":
+                continue  # it is a setting of the recipe's own method
             elif parameter is None:
                 self._unknown(name, (*path, name))
             elif not parameter.per_model and not shared:
+                if self.rule is not None:
+                    continue
                 self._misplaced(parameter, (*path, name))
             else:
                 setting = read_setting(parameter, value, self.document, (*path, name))

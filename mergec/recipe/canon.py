@@ -58,7 +58,7 @@ class _Canon:
     """A recipe as plain values in canonical order."""
 
     def __init__(self, recipe: Recipe, bounds: Sequence[Bound]) -> None:
-        self.recipe, self.bounds = recipe, bounds
+        self.recipe, self.bounds = recipe, [bound for bound in bounds if bound.rule is None]
         self.method = bounds[0].method
         self.pipeline = read_pipeline(recipe.document, recipe.steps)[0] if recipe.steps else Pipeline(())
         self.passes, _ = read_passes(recipe.document, recipe.post or [])
@@ -208,7 +208,7 @@ def _placed(parameter: Parameter, bound: Bound) -> tuple[list[Setting], Setting]
 
     What holds for all is given to each model, unless it has filters, which ask for other names there.
     """
-    default = _default(parameter)
+    default = _default(parameter) if not bound.recipe.rules else ()  # which a rule's method may have another of
     shared = _choices(bound.settings.get(parameter.name, ()))
     if not parameter.per_model:
         return [], _without(_normal(shared + default), default)
@@ -269,7 +269,8 @@ def _parameters(settings: Mapping[str, Setting]) -> dict[str, Any]:
 
 def _rest(model: BaseModel, own: set[str]) -> dict[str, Any]:
     """What else a part of the language holds, without defaults, in the order in which it is declared."""
-    return {key: _sorted(value) for key, value in model.model_dump(exclude_defaults=True, exclude=own).items()}
+    written = model.model_dump(by_alias=True, exclude_defaults=True, exclude=own)
+    return {key: _sorted(value) for key, value in written.items()}
 
 
 def _sorted(value: Any) -> Any:

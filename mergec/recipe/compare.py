@@ -146,6 +146,8 @@ def _mapping(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iter
             for module, one in inner.items():
                 yield (*here, module), Item(f"{called}.{module}", _Named(""), (*at, module), "slice")
                 yield from _mapping(one or {}, (*here, module), (*at, module), f"{called}.{module}")
+        elif name == "rules" and _is_list_of_mappings(inner):
+            yield from _rules(inner, here, at)
         elif name in ("steps", "post") and isinstance(inner, list):
             yield from _steps(inner, here, at, name)
         elif name in ("router", "tokenizer") and isinstance(inner, dict):
@@ -190,6 +192,23 @@ def _models(
             elif name not in (word, "id"):
                 yield (*here, name), Item(f"{called}.{name}", inner, (*at, name))
     yield (*key, "[order]"), Item(f"order of {label}", _Order(order), path, "order")
+
+
+def _rules(entries: list[dict[str, Any]], key: Key, path: Path) -> Iterator[tuple[Key, Item]]:
+    seen: Counter[str] = Counter()
+    order = []
+    for number, entry in enumerate(entries):
+        pattern = str(entry.get("match"))
+        seen[pattern] += 1
+        here, at, called = (*key, f"[{pattern} {seen[pattern]}]"), (*path, number), f"rule '{pattern}'"
+        order.append(here[-1])
+        yield here, Item(called, _Named(pattern), at, "slice")
+        for name, inner in entry.items():
+            if name == "parameters":
+                yield from _settings(inner or {}, here, (*at, name), called)
+            elif name != "match":
+                yield (*here, name), Item(f"{called}.{name}", inner, (*at, name))
+    yield (*key, "[order]"), Item("order of rules", _Order(order), path, "order")
 
 
 class _Named(str):

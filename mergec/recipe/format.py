@@ -15,11 +15,17 @@ from mergec.recipe.layout import Entry, Layout, Value, comments, documents, read
 WIDTH = 120
 _WIDEST_ALIGNED = 72  # a longer line keeps its comment to itself
 _FIRST = ["<<", "name", "compat", "merge_method", "base_model", "models", "slices", "modules", "experts"]
-_FIRST += ["shared_experts", "gate_mode", "experts_per_token", "architecture", "steps", "parameters", "post"]
+_FIRST += ["shared_experts", "gate_mode", "experts_per_token", "architecture", "steps", "parameters", "rules", "post"]
 LAST = ["dtype", "out_dtype", "compute_dtype", "seed", "tokenizer_source", "tokenizer", "chat_template", "router"]
 LAST += ["metadata"]
-_MODEL_FIRST = ["<<", "model", "source_model", "id", "layer_range"]  # what no list has stands after these
-_IN_MODEL = {("models", ""), ("sources", ""), ("experts", ""), ("shared_experts", "")}  # the end of an entry's path
+_MODEL_FIRST = ["<<", "match", "model", "source_model", "id", "layer_range"]  # what no list has stands after these
+_IN_MODEL = {
+    ("models", ""),
+    ("sources", ""),
+    ("experts", ""),
+    ("shared_experts", ""),
+    ("rules", ""),
+}  # the end of an entry's path
 
 
 def format_text(text: str, file: str) -> str:

@@ -17,6 +17,7 @@ from mergec.recipe.schema import (
     ModuleEntry,
     Recipe,
     RouterEntry,
+    RuleEntry,
     SliceEntry,
     SourceEntry,
     TokenEntry,
@@ -170,6 +171,7 @@ _ENTRIES: dict[str, type[BaseModel]] = {
     "source": TokenSource,
     "experts": ExpertEntry,
     "shared_experts": ExpertEntry,
+    "rules": RuleEntry,
 }
 _CALLED: dict[type[BaseModel], str] = {
     Recipe: "a recipe",
@@ -182,6 +184,7 @@ _CALLED: dict[type[BaseModel], str] = {
     TokenEntry: "a token's entry",
     TokenSource: "a token's source",
     ExpertEntry: "an expert",
+    RuleEntry: "a rule",
 }
 
 
@@ -204,7 +207,12 @@ def _unknown_key(document: Document, path: Path, name: str) -> Problem:
         return Problem(place, "E101", f"'{name}' is a parameter of a method and does not stand here", hint)
     if name == "residual_weight":
         return Problem(place, "E101", f"'{name}' has no effect in mergekit either", "remove it")
-    return Problem(place, "E101", f"unknown key '{name}' in {_CALLED[_model_at(path)]}", did_you_mean(name, fields))
+    return Problem(
+        place,
+        "E101",
+        f"unknown key '{name}' in {_CALLED[_model_at(path)]}",
+        did_you_mean(name, [one.alias or key for key, one in fields.items()]),
+    )
 
 
 def _parameter_names() -> set[str]:

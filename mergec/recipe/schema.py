@@ -127,6 +127,25 @@ class TokenizerEntry(_Strict):
     )
 
 
+RULE_WAYS = ("method", "copy", "keep", "drop")
+
+
+class RuleEntry(_Strict):
+    """What is done with the tensors whose names match a pattern, in place of the recipe's own method."""
+
+    match: str = Field(min_length=1, description="a pattern for names of tensors; * stands for any letters, dots too")
+    method: str | None = Field(default=None, description="the method that merges them")
+    copied: ModelReference | None = Field(default=None, alias="copy", description="the model they are copied from")
+    keep: Literal[True] | None = Field(default=None, description="true: they are copied from the base or first model")
+    drop: Literal[True] | None = Field(default=None, description="true: they are not in the result")
+    parameters: Settings = Field(default={}, description="settings of the method for these tensors; they win")
+
+    def way(self, name: str) -> str | bool | None:
+        """What it says under one of `RULE_WAYS`."""
+        found: str | bool | None = self.copied if name == "copy" else getattr(self, name)
+        return found
+
+
 class RouterEntry(_Strict):
     """How a mixture of an artifact's experts is chosen for an input."""
 
@@ -194,6 +213,9 @@ class Recipe(_Strict):
         default=None, min_length=1, description="the mixture's kind: mixtral, deepseek, qwen or qwen3"
     )
     parameters: Settings = Field(default={}, description="settings for all models and for the method")
+    rules: list[RuleEntry] = Field(
+        default=[], description="tensors to be merged otherwise, by name; the first rule that matches one takes it"
+    )
     steps: list[Any] | None = Field(
         default=None, min_length=1, description="what `merge_method: pipeline` does, step by step"
     )
@@ -272,12 +294,20 @@ class Recipe(_Strict):
         return ("tokenizer_source",) if self.tokenizer_source else ("tokenizer", "source")
 
     @property
+    def copies(self) -> Iterator[tuple[Path, str]]:
+        """The models that rules copy tensors from, with their paths."""
+        for number, rule in enumerate(self.rules):
+            if rule.copied:
+                yield ("rules", number, "copy"), rule.copied
+
+    @property
     def references(self) -> tuple[str, ...]:
         """The distinct models in the order in which the recipe names them, the base first."""
         own = [self.base_model] if self.base_model else []
         listed = [entry.model for _, entry in self.entries]
         listed += [entry.source_model for _, entry in self.all_experts]
-        return tuple(dict.fromkeys([*own, *listed, *(base for _, base in self.bases)]))
+        others = [reference for _, reference in (*self.bases, *self.copies)]
+        return tuple(dict.fromkeys([*own, *listed, *others]))
 
     def slot(self, reference: str) -> str:
         """The slot id of a model by its reference; a base gets an `id` by being listed under `models` too."""
