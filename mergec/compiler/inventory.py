@@ -356,7 +356,8 @@ def _shapes(
         if all(map(has_vocabulary, names)) and ours[1:] == theirs[1:]:
             sizes = f"has {theirs[0]:,} rows in {listed}, '{first.reference}' has {ours[0]:,}"
             what = f"the vocabularies differ: '{model.reference}' {sizes}"
-            hint = "tokenizer_source: union keeps the tokens of both, base or a model its own, truncate the first rows"
+            hint = "tokenizer_source: union keeps the tokens of both, tokenizer_source: base those of the base, "
+            hint += "truncate the first rows"
             yield Problem(model.place, "E321", what, hint)
         else:
             what = f"'{model.reference}' has {listed} of shape {list(theirs)}, '{first.reference}' of {list(ours)}"

@@ -13,10 +13,10 @@ from typing import Any
 from mergec.compiler.inventory import Inventory, Model
 from mergec.compiler.mixture import mixture_config
 from mergec.compiler.restack import restack
-from mergec.compiler.tokenizer import GENERATION_NAME, changed_files, generation_config, set_vocabulary
+from mergec.compiler.tokenizer import rewritten, set_vocabulary
 from mergec.compiler.vocabulary import Chosen
 from mergec.io.artifact import ARTIFACT_NAME, SHARED_FILE, Manifest, Router, expert_file, router_file
-from mergec.io.checkpoint import is_tokenizer_file, small_file_digest
+from mergec.io.checkpoint import DATA, is_tokenizer_file, small_file_digest
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import FLOATS, ITEM_BYTES, TensorRef
 from mergec.ops.artifact import RULE
@@ -46,10 +46,9 @@ def side_files(
     shards = shards[: 1 + max((output.shard for output in outputs), default=0)]
     donor = models[recipe.references[0]]
     tokenizer = models[chosen.donor] if chosen else donor
-    notes: list[str] = []
-    written = _rewritten(chosen, models, donor.reference) if chosen else {}
+    written, notes = rewritten(recipe, chosen, models)
     files = [copied_file(name, path) for name, path in _copied(donor, tokenizer) if name not in written]
-    files += [written_file(name, json_text(made)) for name, made in written.items() if made is not None]
+    files += [written_file(name, file_text(made)) for name, made in written.items() if made is not None]
     config, changes = result_config(recipe, models, inventories, outputs, chosen)
     notes += changes
     if config is not None:
@@ -90,14 +89,9 @@ def result_config(
     return config, notes
 
 
-def _rewritten(chosen: Chosen, models: Mapping[str, Model], first: str) -> dict[str, Any]:
-    """Files that hold tokens or their ids and are not as the donors have them; None for one that is left out."""
-    made = changed_files(chosen, models[chosen.donor])
-    generation = generation_config(chosen, models, first)
-    return made | ({GENERATION_NAME: generation} if generation is not None else {})
-
-
 def copied_file(name: str, path: str) -> SideFile:
+    if path.startswith(DATA):
+        return written_file(name, path.removeprefix(DATA))
     return SideFile(name, source=path, digest=small_file_digest(path))
 
 
@@ -141,6 +135,11 @@ def _config(donor: Model, is_untied: bool, outputs: Sequence[Output | TensorRef]
     if any(schemes):
         notes.append("quantization_config is dropped: the tensors are not quantised")
     return config
+
+
+def file_text(made: Any) -> str:
+    """What is written to a file: text as it is, anything else as JSON."""
+    return made if isinstance(made, str) else json_text(made)
 
 
 def json_text(document: Mapping[str, Any]) -> str:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from mergec.compiler.inventory import STAGE, Model
 from mergec.compiler.lower import stored_dtype
-from mergec.compiler.sidefiles import result_config
+from mergec.compiler.sidefiles import file_text, result_config
+from mergec.compiler.tokenizer import rewritten
 from mergec.errors import Place
-from mergec.io.checkpoint import Checkpoint, is_tokenizer_file
+from mergec.io.checkpoint import DATA, Checkpoint, is_tokenizer_file
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ def stage_model(name: str, place: Place, analysis: Analysis) -> Model:
     tokenizer = analysis.models[chosen.donor].checkpoint if chosen else donor
     files = {name: path for name, path in donor.side_files.items() if not is_tokenizer_file(name)}
     files |= {name: path for name, path in tokenizer.side_files.items() if is_tokenizer_file(name)}
+    for file, made in rewritten(analysis.recipe, chosen, analysis.models)[0].items():
+        if made is None:
+            files.pop(file, None)
+        else:
+            files[file] = f"{DATA}{file_text(made)}"
     checkpoint = Checkpoint(f"{STAGE}{name}", (), tensors, config, files)
     return Model(name, place, "a stage of this recipe", checkpoint)
 

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from mergec.compiler.inventory import Model
+from mergec.compiler.templates import chosen_template, json_file, with_template
 from mergec.compiler.vocabulary import Chosen
-from mergec.io.checkpoint import is_absent, read_json
-from mergec.io.hub import fetch
+from mergec.io.checkpoint import is_absent
 from mergec.io.vocabulary import CONFIG_NAME, FAST_NAME, ROLES, SPECIAL_NAME, AddedToken, Vocabulary
+from mergec.recipe.schema import Recipe
 
 GENERATION_NAME = "generation_config.json"
 _STALE = ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")  # what tokenizer.json says where it is changed
 _ID_ENDS = ("_token_id", "_token_index")
+
+
+def rewritten(recipe: Recipe, chosen: Chosen | None, models: Mapping[str, Model]) -> tuple[dict[str, Any], list[str]]:
+    """Files of tokenizer and generation that are not as the donors have them, and notes on them.
+
+    Each is text, a JSON document, or None for one that is left out.
+    """
+    first = recipe.references[0]
+    donor = models[chosen.donor if chosen else first]
+    made: dict[str, Any] = changed_files(chosen, donor) if chosen else {}
+    generation = generation_config(chosen, models, first) if chosen else None
+    if generation is not None:
+        made[GENERATION_NAME] = generation
+    if not recipe.chat_template:
+        return made, []
+    text, note = chosen_template(recipe.chat_template, {one: models[one] for one in recipe.references})
+    return (with_template(text, donor.checkpoint.side_files, made) if text is not None else made), [note]
 
 
 def changed_files(chosen: Chosen, donor: Model) -> dict[str, Any]:
@@ -31,7 +48,7 @@ def changed_files(chosen: Chosen, donor: Model) -> dict[str, Any]:
     if vocabulary.config:
         made[CONFIG_NAME] = _config(vocabulary.config, set(chosen.removed), chosen.appended)
     if chosen.removed and SPECIAL_NAME in names:
-        made[SPECIAL_NAME] = _without_roles(read_json(Path(fetch(names[SPECIAL_NAME]))), set(chosen.removed))
+        made[SPECIAL_NAME] = _without_roles(json_file(names[SPECIAL_NAME]), set(chosen.removed))
     return made
 
 
@@ -109,8 +126,8 @@ def generation_config(chosen: Chosen, models: Mapping[str, Model], first: str) -
     if path is None or chosen.donor == first or is_absent(path) or not chosen.alignment.target.numbers:
         return None
     theirs = models[chosen.donor].checkpoint.side_files.get(GENERATION_NAME)
-    made: dict[str, Any] = read_json(Path(fetch(path)))
-    _set_ids(made, read_json(Path(fetch(theirs))) if theirs and not is_absent(theirs) else {}, chosen, first)
+    made = json_file(path)
+    _set_ids(made, json_file(theirs) if theirs and not is_absent(theirs) else {}, chosen, first)
     return made
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from mergec.compiler.align import Alignment, Numbered, Target, rows_of
 from mergec.compiler.inventory import Model
+from mergec.compiler.names import has_vocabulary
 from mergec.errors import InputError, Place, Problem, count, did_you_mean
 from mergec.io.checkpoint import is_absent, is_tokenizer_file
 from mergec.io.vocabulary import FAST_NAME, AddedToken, Vocabulary, read_vocabulary
@@ -76,7 +77,7 @@ class _Chooser:
 
     def _as_numbered(self, donor: str) -> Chosen:
         """Rows by their numbers alone."""
-        rows = min(self.rows.values())
+        rows = min(size for model in self.models.values() for size in _sizes(model)) if any(self.rows.values()) else 0
         numbered = {reference: Numbered({}, frozenset(), size) for reference, size in self.rows.items()}
         target = Target({}, rows, rows, crops=True)
         return Chosen(Alignment(target, numbered, self.slots, {}, None), donor, None)
@@ -206,6 +207,13 @@ class _Chooser:
             what = f"{why}, and '{chosen.donor}' has no {FAST_NAME} that could be changed"
             self._refuse(self.place, "E357", what, _CONVERT)
         return chosen
+
+
+def _sizes(model: Model) -> list[int]:
+    """The rows of the tensors that have one per token, or as many as the config says."""
+    return [source.shape[0] for name, source in model.tensors.items() if has_vocabulary(name) and source.shape] or [
+        rows_of(model) or 0
+    ]
 
 
 def _is_plain(vocabulary: Vocabulary, token: str) -> bool:

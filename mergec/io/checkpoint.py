@@ -20,6 +20,7 @@ ADAPTER_NAME, ADAPTER_CONFIG_NAME = "adapter_model.safetensors", "adapter_config
 _ARCHIVE_ADAPTER_NAME = "adapter_model.bin"
 _ARCHIVE_INDEX_NAME, _ARCHIVE_NAME = "pytorch_model.bin.index.json", "pytorch_model.bin"
 _READABLE = (".safetensors", *pickles.SUFFIXES)
+DATA = "data:"
 _MAX_JSON_BYTES = 256 * 1024 * 1024
 _MAX_SIDE_BYTES = 64 * 1024 * 1024
 _WEIGHTS = (*_READABLE, ".pkl", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".part")
@@ -250,10 +251,13 @@ def _side_files(folder: Path) -> dict[str, str]:
 def small_file_digest(path: str) -> str:
     """The SHA-256 of a small file; of one on the hub its address, which names the commit. Raises InputError.
 
-    Of a file that is known by its digest alone (`sha256:...`, as locks have it) that digest.
+    Of a file that is known by its digest alone (`sha256:...`, as locks have it) that digest; of `data:TEXT`, a file
+    that a stage of a recipe would write, that of the text.
     """
     if path.startswith("sha256:"):
         return path.removeprefix("sha256:")
+    if path.startswith(DATA):
+        return hashlib.sha256(path.removeprefix(DATA).encode()).hexdigest()
     if "://" in path:
         return path
     try:

@@ -14,6 +14,7 @@ from mergec.errors import InputError
 from mergec.io.checkpoint import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_NAME,
+    DATA,
     INDEX_NAME,
     SINGLE_NAME,
     Checkpoint,
@@ -89,6 +90,16 @@ def fetch(path: str) -> str:
         from huggingface_hub import hf_hub_download
 
         return hf_hub_download(repo, name, revision=commit)
+
+
+def small_file(path: str) -> bytes:
+    """The bytes of a file beside the weights, fetched if it is on the hub; of `data:TEXT` those of the text."""
+    if path.startswith(DATA):
+        return path.removeprefix(DATA).encode()
+    try:
+        return Path(fetch(path)).read_bytes()
+    except OSError as error:
+        raise InputError("E311", f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _parts(path: str) -> tuple[str, str, str]:

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from mergec.errors import InputError, path_text
-from mergec.io.checkpoint import is_absent, parse_json, small_file_digest
-from mergec.io.hub import fetch
+from mergec.io.checkpoint import DATA, is_absent, parse_json, small_file_digest
+from mergec.io.hub import small_file
 
 Kind: TypeAlias = Literal["BPE", "Unigram", "WordPiece", "WordLevel"]
 
@@ -119,7 +118,7 @@ def read_vocabulary(name: str, side_files: Mapping[str, str]) -> Vocabulary | No
 @lru_cache(maxsize=16)
 def _read(name: str, files: tuple[tuple[str, str, str], ...]) -> Vocabulary:
     """The vocabulary of files given as name, path and digest."""
-    paths = {one: fetch(path) for one, path, _ in files}
+    paths = {one: path for one, path, _ in files}
     main = files[0][0]
     config = _object(paths[CONFIG_NAME]) if CONFIG_NAME in paths else {}
     document = _object(paths[main]) if main == FAST_NAME else None
@@ -238,14 +237,14 @@ def _check(path: str, ids: Mapping[str, int]) -> None:
 
 def _lines(path: str) -> Iterable[str]:
     try:
-        return _bytes(path).decode().removesuffix("\n").split("\n")
+        return small_file(path).decode().removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise _broken(path, f"it is no text: {error}") from None
 
 
 def _object(path: str) -> dict[str, Any]:
     try:
-        found = parse_json(_bytes(path))
+        found = parse_json(small_file(path))
     except RecursionError:
         raise _broken(path, "it is nested too deeply") from None
     except ValueError as error:
@@ -253,13 +252,6 @@ def _object(path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _broken(path, "it is not a JSON object")
     return found
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError("E311", f"cannot read {path_text(path)}: {error.strerror or error}") from None
 
 
 def _pair(file: str, written: Any) -> tuple[str, str]:
@@ -280,7 +272,7 @@ def _pieces(name: str, path: str, config: Mapping[str, Any]) -> dict[str, int]:
     try:
         texts = [
             next(bytes(text).decode() for number, text in _fields(piece) if number == 1)
-            for field_number, piece in _fields(memoryview(_bytes(path)))
+            for field_number, piece in _fields(memoryview(small_file(path)))
             if field_number == 1
         ]
     except (IndexError, ValueError, StopIteration, RuntimeError):
@@ -322,4 +314,5 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def _broken(path: str, why: str) -> InputError:
-    return InputError("E350", f"{path_text(path)} is no sound tokenizer file: {why}", "fetch or copy it again")
+    shown = "what a stage makes" if path.startswith(DATA) else path_text(path)
+    return InputError("E350", f"{shown} is no sound tokenizer file: {why}", "fetch or copy it again")

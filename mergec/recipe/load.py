@@ -26,10 +26,6 @@ from mergec.recipe.schema import (
 )
 from mergec.recipe.source import decoded, read_bytes
 
-# keys of mergekit's language that are not read yet, with what to do instead
-_LATER = {
-    "chat_template": "the tokenizer's donor brings its own template; choose it with 'tokenizer_source'",
-}
 _TYPE_WORDS = {
     "string_type": "text",
     "string_too_short": "text that is not empty",
@@ -200,8 +196,6 @@ def _model_at(path: Path) -> type[BaseModel]:
 def _unknown_key(document: Document, path: Path, name: str) -> Problem:
     place = document.key_place(path)
     fields = _model_at(path).model_fields
-    if len(path) == 1 and name in _LATER:
-        return Problem(place, "E105", f"'{name}' of mergekit's language is not supported yet", _LATER[name])
     if name in _parameter_names():
         hint = "put it under 'parameters:'"
         return Problem(place, "E101", f"'{name}' is a parameter of a method and does not stand here", hint)

@@ -241,6 +241,9 @@ class Recipe(_Strict):
     tokenizer: TokenizerEntry | None = Field(
         default=None, description="the vocabulary of the result, where the models' differ or tokens are added"
     )
+    chat_template: str | None = Field(
+        default=None, min_length=1, description="`auto` (what most models have), a template's name, or a Jinja template"
+    )
     compat: Literal["mergekit"] | None = Field(
         default=None,
         description="`mergekit`: that tool's arithmetic where it differs, and its unknown parameters as warnings",

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from mergec.errors import Problem, did_you_mean
 from mergec.recipe.schema import Recipe, TokenSource
 
-UNION, BASE, TRUNCATE = "union", "base", "truncate"
+UNION, BASE, TRUNCATE, AUTO = "union", "base", "truncate", "auto"
+TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
+_SHORTEST = 20  # characters of a template, as in mergekit
 
 
 def vocabulary_source(recipe: Recipe) -> str | None:
@@ -21,6 +23,7 @@ def vocabulary_source(recipe: Recipe) -> str | None:
 def vocabulary_problems(recipe: Recipe) -> Iterator[Problem]:
     """Every way in which `tokenizer_source` or `tokenizer` cannot be meant."""
     entry, document = recipe.vocabulary, recipe.document
+    yield from _of_template(recipe)
     if recipe.tokenizer_source and recipe.tokenizer:
         first, second = sorted(("tokenizer", "tokenizer_source"), key=lambda key: document.key_place((key,)))
         what = f"found '{second}' beside '{first}', expected one of them"
@@ -51,6 +54,16 @@ def _of_source(recipe: Recipe, source: str) -> Iterator[Problem]:
         return
     what = f"found '{source}' as the tokenizer's source, expected union, base, truncate or a model of this recipe"
     yield Problem(place, "E213", what, did_you_mean(source, [UNION, BASE, TRUNCATE, *recipe.references]))
+
+
+def _of_template(recipe: Recipe) -> Iterator[Problem]:
+    """A chat template is a name that is known, or Jinja."""
+    asked = recipe.chat_template
+    if asked is None or asked in (AUTO, *TEMPLATES) or (len(asked) >= _SHORTEST and "{" in asked):
+        return
+    near = did_you_mean(asked, [AUTO, *TEMPLATES])
+    what = f"found '{asked[:60]}' for 'chat_template', expected auto, the name of a template or a Jinja template"
+    yield Problem(recipe.document.place(("chat_template",)), "E358", what, near)
 
 
 def _of_token(recipe: Recipe, source: TokenSource) -> tuple[str, str] | None:

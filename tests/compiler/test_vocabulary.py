@@ -289,6 +289,21 @@ def test_truncate_takes_the_rows_that_all_have(three: Path) -> None:
     assert max(ids_of(out).values()) == 20  # <|im_end|> of `a` has lost its row
 
 
+def test_a_stage_gives_its_tokens_and_template_to_the_next(three: Path) -> None:
+    (three / "recipe.yml").write_text(
+        "name: ab\nmerge_method: linear\nmodels: [{model: ./base}, {model: ./a}]\nparameters: {weight: 1}\n"
+        "tokenizer_source: union\nchat_template: chatml\n---\n"
+        "merge_method: linear\nmodels: [{model: ab}, {model: ./b}]\nparameters: {weight: 1}\ntokenizer_source: ab\n"
+    )
+    with pytest.raises(RecipeError, match="E355"):
+        mergec.compile(three / "recipe.yml")  # `b` is in another order than `ab`, so only plain tensors will do
+    word_tokenizer(WORDS, CHAT).save_pretrained(three / "a")
+    (three / "recipe.yml").write_text((three / "recipe.yml").read_text().replace("./b}", "./a}"))
+    mergec.compile(three / "recipe.yml").run(three / "out")
+    assert ids_of(three / "out") == ids_of(three / "a")
+    assert "<|im_start|>" in (three / "out/chat_template.jinja").read_text()
+
+
 def test_rows_of_a_stage_are_not_put_in_another_order(three: Path) -> None:
     (three / "recipe.yml").write_text(
         "name: ab\nmerge_method: linear\nmodels: [{model: ./base}, {model: ./b}]\nparameters: {weight: 1}\n"
