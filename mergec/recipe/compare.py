@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 from mergec.errors import Place
 from mergec.recipe.document import Document, Path
 from mergec.recipe.layout import comments
+from mergec.recipe.reference import reference_text
 
 Key: TypeAlias = tuple[str, ...]
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
@@ -159,7 +160,7 @@ def _mapping(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iter
                 yield (*here, token), Item(f"{called}.{token}", entry or {}, (*at, token))
             yield (*here, "[order]"), Item(f"order of {called}", _Order(inner), at)
         else:
-            yield here, Item(called, inner, at)
+            yield here, Item(called, reference_text(inner) if name == "base_model" else inner, at)
 
 
 def _is_list_of_mappings(value: Any) -> bool:
@@ -176,21 +177,22 @@ def _models(
     seen: Counter[str] = Counter()
     order = []
     for number, entry in enumerate(entries):
-        slot = str(entry.get("id") or entry.get(word))
+        name = reference_text(entry.get(word))
+        slot = str(entry.get("id") or name)
         seen[slot] += 1
         here = (*key, f"@{slot}" if seen[slot] == 1 else f"@{slot} #{seen[slot]}")
         at, called = (*path, number), f"{label}[{number}]"
         order.append(here[-1])
-        yield here, Item(called, _Named(str(entry.get(word))), (*at, word), "model")
+        yield here, Item(called, _Named(str(name)), (*at, word), "model")
         if entry.get("id"):
-            yield (*here, word), Item(f"{called}.{word}", entry.get(word), (*at, word))
-        for name, inner in entry.items():
-            if name == "parameters":
-                yield from _settings(inner or {}, here, (*at, name), called)
-            elif name in _SETTINGS and word == "source_model":
-                yield from _setting(inner, (*here, name), (*at, name), f"{called}.{name}")
-            elif name not in (word, "id"):
-                yield (*here, name), Item(f"{called}.{name}", inner, (*at, name))
+            yield (*here, word), Item(f"{called}.{word}", name, (*at, word))
+        for part, inner in entry.items():
+            if part == "parameters":
+                yield from _settings(inner or {}, here, (*at, part), called)
+            elif part in _SETTINGS and word == "source_model":
+                yield from _setting(inner, (*here, part), (*at, part), f"{called}.{part}")
+            elif part not in (word, "id"):
+                yield (*here, part), Item(f"{called}.{part}", inner, (*at, part))
     yield (*key, "[order]"), Item(f"order of {label}", _Order(order), path, "order")
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from mergec.errors import Problem, did_you_mean, near
 from mergec.recipe.document import Document, Path, parse, parse_value, shown
+from mergec.recipe.reference import flaws_of
 from mergec.recipe.schema import (
     ExpertEntry,
     ModelEntry,
@@ -26,6 +27,7 @@ from mergec.recipe.schema import (
 )
 from mergec.recipe.source import decoded, read_bytes
 
+_REFERENCES = ("model", "base_model", "source_model", "copy", "tokenizer_source", "source")
 _TYPE_WORDS = {
     "string_type": "text",
     "string_too_short": "text that is not empty",
@@ -65,7 +67,7 @@ def read_recipe(document: Document) -> tuple[Recipe | None, list[Problem]]:
             recipe = Recipe.model_validate(value)
         except ValidationError as error:
             violations = error.errors(include_url=False)
-            problems += [_problem(document, found) for found in violations]
+            problems += [problem for found in violations for problem in _problems(document, found)]
             if not all(_drop(value, found["loc"]) for found in violations):
                 return None, problems
         else:
@@ -105,6 +107,17 @@ def _contents(
             yield Problem(
                 document.place(path), "E102", f"the key '{ways[0]}' is missing", _description((*path, ways[0]))
             )
+
+
+def _problems(document: Document, found: Any) -> Iterator[Problem]:
+    """What a violation is about; several things where a mapping stands for a model."""
+    path, value = tuple(found["loc"]), found["input"]
+    if found["type"] != "string_type" or not isinstance(value, dict) or path[-1] not in _REFERENCES:
+        yield _problem(document, found)
+        return
+    for inner, what, hint in flaws_of(value):
+        place = document.key_place((*path, *inner)) if inner else document.place(path)
+        yield Problem(place, "E106", what, hint)
 
 
 def _problem(document: Document, found: Any) -> Problem:

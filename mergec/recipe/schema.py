@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from mergec.recipe.document import Document, Path
+from mergec.recipe.reference import reference_text
 
 if TYPE_CHECKING:
     from mergec.ops.step import Step
@@ -34,7 +35,30 @@ Dtype: TypeAlias = Annotated[
     Literal["bfloat16", "float16", "float32", "float64"],
     BeforeValidator(lambda value: value.removeprefix("torch.") if isinstance(value, str) else value),
 ]
-ModelReference: TypeAlias = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+_PATH_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {
+            "type": "object",
+            "properties": {"path": {"type": "string", "minLength": 1}, "revision": {"type": "string", "minLength": 1}},
+            "required": ["path"],
+            "additionalProperties": False,
+        },
+    ]
+}
+_REFERENCE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {
+            "type": "object",
+            "properties": {"model": _PATH_SCHEMA, "lora": _PATH_SCHEMA},
+            "required": ["model"],
+            "additionalProperties": False,
+        },
+    ]
+}
+SlotId: TypeAlias = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+ModelReference: TypeAlias = Annotated[SlotId, BeforeValidator(reference_text), WithJsonSchema(_REFERENCE_SCHEMA)]
 Settings: TypeAlias = Annotated[
     dict[str, Annotated[Any, WithJsonSchema(SETTING_SCHEMA)]],
     BeforeValidator(lambda value: {} if value is None else value),  # `parameters:` with nothing under it
@@ -51,7 +75,7 @@ class ModelEntry(_Strict):
     model: ModelReference = Field(
         description="a folder, a .safetensors file, or a Hugging Face id with optional @revision"
     )
-    id: ModelReference | None = Field(
+    id: SlotId | None = Field(
         default=None,
         description="what the model is called from version to version; left out: the reference. Random numbers are "
         "keyed by it, so that with an id the path may change and no tensor does",
@@ -170,7 +194,7 @@ class ExpertEntry(_Strict):
     source_model: ModelReference = Field(
         description="a dense model: a folder, a .safetensors file, or a Hugging Face id with optional @revision"
     )
-    id: ModelReference | None = Field(default=None, description="what the model is called from version to version")
+    id: SlotId | None = Field(default=None, description="what the model is called from version to version")
     positive_prompts: Prompts = Field(default=[], description="texts that should be routed to this expert")
     negative_prompts: Prompts = Field(default=[], description="texts that should be routed to others")
     noise_scale: float | None = Field(
