@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from mergec.io.tensors import ITEM_BYTES
 
 Space: TypeAlias = Literal["weight", "delta", "sign", "probability", "mask", "bits", "part", "table", "scalar"]
-OpClass: TypeAlias = Literal["load", "map", "reduce", "scalar", "row", "whole", "model"]
+OpClass: TypeAlias = Literal["load", "map", "reduce", "scalar", "row", "whole", "model", "states"]
 Attr: TypeAlias = "bool | int | float | str | tuple[Attr, ...]"
 
 PER_ENTRY: frozenset[Space] = frozenset(("weight", "delta", "sign", "probability", "mask"))

@@ -40,6 +40,8 @@ def numerics(plan: Plan, device_class: str) -> dict[str, str]:
     told to write are none that another was told to write.
     """
     facts = {"mergec": _version("mergec"), "torch": _version("torch"), "device": device_class}
+    if any(kind.kind_class == "states" for kind in plan.kinds):
+        facts["transformers"] = _version("transformers")
     return facts | ({"nonfinite": "written"} if plan.allow_nonfinite else {})
 
 

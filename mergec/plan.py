@@ -12,7 +12,7 @@ from mergec.io.checkpoint import Checkpoint
 from mergec.io.layout import Shard, SideFile
 from mergec.io.tensors import TensorRef
 
-KindClass: TypeAlias = Literal["copy", "map", "reduce", "row", "whole", "model"]
+KindClass: TypeAlias = Literal["copy", "map", "reduce", "row", "whole", "model", "states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Kind:
     tensor of `shape`, which is the root's unless the root is a part: all but the last end in reductions, the last
     yields the root. `surveys` are, for each round of the plan's statistics, the passes that feed them (none where a
     kind has no part in a round). `tile_bytes` is the peak of live values per entry of a tile, `held_bytes` what is
-    held beside the tiles; `row` is the number of entries that must stay together (1 where any split will do).
-    `identity` stands for the methods in keys.
+    held beside the tiles, or by the model whose states are found before; `row` is the number of entries that must stay
+    together (1 where any split will do). `identity` stands for the methods in keys.
     """
 
     root: int

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from vocabularies import word_tokenizer
 
 VOCABULARY, HIDDEN, INNER, LAYERS = 96, 32, 48, 3
 PARTS = ("gate_proj", "up_proj", "down_proj")
@@ -41,6 +42,15 @@ def write_dense(folder: Path, model_type: str, seed: int, dtype: torch.dtype = t
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.1)
     model.to(dtype).save_pretrained(folder)
+    return folder
+
+
+def write_family(folder: Path, model_type: str, dtype: torch.dtype = torch.float32, **changed: Any) -> Path:
+    """The models base, a and b of one type; the base has a tokenizer that knows w0, w1, ... from number 3 on."""
+    for seed, name in enumerate(("base", "a", "b")):
+        write_dense(folder / name, model_type, seed, dtype, **changed)
+    words = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(VOCABULARY - 3))]
+    word_tokenizer(words, bos_token="<s>", eos_token="</s>").save_pretrained(folder / "base")
     return folder
 
 

@@ -8,13 +8,12 @@ from typing import Any, TypeAlias
 
 from mergec.compiler.families import DENSE, FAMILIES, MATRICES, Counts, Family
 from mergec.compiler.inventory import Inventory, Model, head_of, table_of
-from mergec.compiler.names import Layer, few, layer_counts_of, layers_of, natural
-from mergec.compiler.routers import Drawn
+from mergec.compiler.names import Layer, few, is_embedding, layer_counts_of, layers_of, natural
+from mergec.compiler.routers import Maker, router_maker
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, did_you_mean
-from mergec.ops.registry import Draw
 from mergec.recipe.bind import Bound
-from mergec.recipe.experts import DRAWN, moe
+from mergec.recipe.experts import DRAWN
 from mergec.recipe.schema import Recipe
 
 _BLOCK = ".mlp."
@@ -30,20 +29,19 @@ def mixture(
     family, problems = family_of(recipe, models)
     if family is None:
         return [], problems
-    if recipe.gate_mode not in DRAWN:
-        place, what = recipe.document.place(("gate_mode",)), f"gate_mode {recipe.gate_mode} is not supported yet"
-        return [], [Problem(place, "E365", what, "take gate_mode: random or uniform_random")]
     dense, experts, routers = bounds[0], bounds[1:-1], bounds[-1]
     base = models[dense.inputs[0].reference]
     table = table_of(base, head_of([base]))
     layers = layers_of(table, layer_counts_of(base.checkpoint.config))
     blocks = _blocks(table, layers)
     problems = [*_unfit_base(family, base, table, blocks), *_unfit(base, blocks, experts, models)]
-    if problems:
-        return [], problems
+    embedding = next((source for name, source in table.items() if is_embedding(name)), None)
+    make, wrong = router_maker(recipe, base, embedding)
+    if problems or make is None:
+        return [], [*problems, *wrong]
     kept: Rows = {name: (source,) for name, source in table.items() if _BLOCK not in name}
     made: list[Rows] = [kept, *(_expert_rows(family, blocks, n, one, recipe, models) for n, one in enumerate(experts))]
-    made.append(dict(_router_rows(family, blocks, recipe)))
+    made.append(dict(_router_rows(family, blocks, recipe, make)))
     own = _with_dtype(recipe, next(iter(blocks.values()))[MATRICES[-1]].dtype)
     placed = layers_of([name for rows in made for name in rows], layer_counts_of(base.checkpoint.config))
     parts = []
@@ -222,17 +220,17 @@ def _expert_rows(
     }
 
 
-def _router_rows(family: Family, blocks: Blocks, recipe: Recipe) -> Iterator[tuple[str, tuple[Source, ...]]]:
+def _router_rows(
+    family: Family, blocks: Blocks, recipe: Recipe, make: Maker
+) -> Iterator[tuple[str, tuple[Source, ...]]]:
     """The routers of every layer."""
-    draw = Draw(recipe.seed, f"{moe().stream}.router")
-    is_uniform = recipe.gate_mode == "uniform_random"
-    for layer, block in blocks.items():
+    for number, (layer, block) in enumerate(blocks.items()):
         down = block[MATRICES[-1]]
-        wanted = {family.router(layer): len(recipe.experts)}
+        name = family.router(layer)
+        yield name, (make(name, number, "experts", len(recipe.experts), down),)
         if family.routes_shared:
-            wanted[family.shared_router(layer)] = 1
-        for name, rows in wanted.items():
-            yield name, (Drawn(name, down.dtype, (rows, down.shape[0]), draw, is_uniform),)
+            name = family.shared_router(layer)
+            yield name, (make(name, number, "shared_experts", len(recipe.shared_experts), down),)
 
 
 def _dropped(recipe: Recipe, blocks: Blocks) -> Iterator[str]:

@@ -28,6 +28,7 @@ _FIXED_BYTES = 24 << 20
 _WORKER_BYTES = 8 << 20
 _REDUCE_BYTES = 2 << 20
 _ALLOCATOR_SHARE = 1.5  # the C allocator keeps freed tiles of other sizes for a while
+_GIVEN = ("model", "states")  # known before a tensor is made, so that nothing below them is evaluated
 _NOWHERE = Place("", 1, 1)
 
 
@@ -92,21 +93,21 @@ def sweeps(*roots: Node) -> tuple[tuple[Step, ...], ...]:
     ready: dict[int, int] = {}  # the first pass in which a node's value is there
     order = inside(*roots)
     for node in order:
-        level = max((ready[source.index] for source in node.inputs if node.op_class != "model"), default=0)
+        level = max((ready[source.index] for source in node.inputs if node.op_class not in _GIVEN), default=0)
         ready[node.index] = level + 1 if node.op_class == "reduce" else level
     last = max(ready[root.index] - (root.op_class == "reduce") for root in roots)
     return tuple(_sweep(_ends(order, ready, number, roots), ready, number) for number in range(last + 1))
 
 
 def inside(*roots: Node) -> list[Node]:
-    """The nodes that roots depend on, inputs first, as far as the statistics, which are given."""
+    """The nodes that roots depend on, inputs first, as far as what is given: statistics, states."""
     found: dict[int, Node] = {}
     pending = list(roots)
     while pending:
         node = pending.pop()
         if node.index not in found:
             found[node.index] = node
-            pending += node.inputs if node.op_class != "model" else ()
+            pending += node.inputs if node.op_class not in _GIVEN else ()
     return [found[index] for index in sorted(found)]
 
 
@@ -124,7 +125,7 @@ def _sweep(ends: list[Node], ready: dict[int, int], number: int) -> tuple[Step, 
         done_before = node.op_class == "model" or (node.op_class == "reduce" and ready[node.index] <= number)
         if node.index not in needed and not done_before:
             needed[node.index] = node
-            pending += node.inputs
+            pending += node.inputs if node.op_class != "states" else ()
     order = [needed[index] for index in sorted(needed)]
     last_use = {source.index: position for position, node in enumerate(order) for source in node.inputs}
     return tuple(
@@ -164,11 +165,12 @@ def make_kind(root: Node, nodes: Sequence[Node], rounds: Mapping[int, int] = Map
     kind_class = _class_of(order)
     swept = next((node.type for node in order if node.type.space in PER_ENTRY), root.type)
     together = lcm(*(OPS[node.op].rows for node in order if node.op_class == "row"))
-    row = max(1, {"row": swept.row * together, "whole": swept.numel}.get(kind_class, 1))
+    row = max(1, {"row": swept.row * together, "whole": swept.numel, "states": swept.numel}.get(kind_class, 1))
     if any(node.type.space == "bits" for node in order):
         row = lcm(row, 8)
     peak = tile_bytes([*passes, *(steps for survey in surveys for steps in survey)], nodes, swept.numel)
-    held = sum(node.type.numel * node.type.item_bytes for node in order if node.is_held)
+    held = sum(node.type.numel * node.type.item_bytes for node in inside(root) if node.is_held)
+    held += sum(node.attr("bytes") for node in order if node.op_class == "states")
     held += sum(INDEX_BYTES * index_rows(text) for node in order if node.op == "embed" for text in node.attr("rows"))
     return Kind(root.index, kind_class, slots_of(root), passes, peak, row, swept.shape, surveys, held_bytes=held)
 
@@ -186,7 +188,7 @@ def _class_of(order: Sequence[Node]) -> KindClass:
     classes = {node.op_class for node in order}
     if classes == {"load"}:
         return "copy"
-    named: tuple[KindClass, ...] = ("whole", "row", "model", "reduce")
+    named: tuple[KindClass, ...] = ("states", "whole", "row", "model", "reduce")
     return next((name for name in named if name in classes), "map")
 
 
@@ -279,14 +281,23 @@ def _cores() -> int:
 
 
 def peak_bytes(kinds: Sequence[Kind], outputs: Sequence[Output], tile: int, workers: int, statistics: int = 0) -> int:
-    """What a run may allocate: for each worker the most expensive output, and what is held in any case."""
-    costs = sorted((evaluated_bytes(kinds[output.kind], output, tile) for output in outputs), reverse=True)
-    return _FIXED_BYTES + statistics * _REDUCE_BYTES + workers * _WORKER_BYTES + sum(costs[:workers])
+    """What a run may allocate: for each worker the most expensive output, and what is held in any case.
+
+    A model whose states are found is loaded before all else, and is gone when the first output is made.
+    """
+    given = [output for output in outputs if kinds[output.kind].kind_class == "states"]
+    loaded = max((evaluated_bytes(kinds[output.kind], output, tile) for output in given), default=0)
+    others = (output for output in outputs if kinds[output.kind].kind_class != "states")
+    costs = sorted((evaluated_bytes(kinds[output.kind], output, tile) for output in others), reverse=True)
+    working = statistics * _REDUCE_BYTES + workers * _WORKER_BYTES + sum(costs[:workers])
+    return _FIXED_BYTES + sum(8 * output.numel for output in given) + max(loaded, working)
 
 
 def evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
     if kind.kind_class == "copy":
         return 0
+    if kind.kind_class == "states":
+        return kind.held_bytes
     swept = kind.entries if output.is_part else output.numel
     entries = min(swept, tile_entries(kind, tile))
     live = entries * (kind.tile_bytes + ITEM_BYTES[output.dtype] * ceil(output.numel / max(1, swept)))

@@ -105,6 +105,7 @@ def work_rows(plan: Plan) -> list[tuple[str, ...]]:
         "model": "statistics of the whole model first, then sweeps of tiles",
         "row": "blocks of whole rows",
         "whole": "one tensor at a time",
+        "states": "the base is loaded whole first, and reads the prompts",
     }
     rows: list[tuple[str, ...]] = []
     for kind_class, text in how.items():

@@ -47,14 +47,15 @@ def evaluate(
     emit: Emit,
     device: Any = "cpu",
     known: Mapping[int, Values] = MappingProxyType({}),
+    states: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> None:
     """Compute what a kind makes of the tensor `name`, `tile` entries at a time (whole rows where rows stay together).
 
     The result does not depend on `tile`. A tile may yield more or fewer entries than it has, as packing does. `known`
-    has the value of each statistic, by its `over_model` node.
+    has the value of each statistic, by its `over_model` node, `states` the flat values of each node of that class.
     """
     if nodes[kind.root].type.numel:
-        _run(kind.passes, nodes, Tiles(name, kind, tile, device), load, known, {}, emit)
+        _run(kind.passes, nodes, Tiles(name, kind, tile, device), load, known, {}, emit, states)
 
 
 def feed(
@@ -109,10 +110,11 @@ def _run(
     known: Mapping[int, Values],
     parts: Mapping[int, Part],
     emit: Emit | None,
+    states: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> None:
     """Sweep over a tensor, pass by pass; what the last pass yields is emitted, if anybody takes it."""
     emitted = 0
-    scalars, held = dict(known), dict[int, Any]()
+    scalars, held = dict(known), dict[int, Any](states)
     used = {source.index for steps in passes for step in steps for source in nodes[step.node].inputs}
     for steps in passes:
         _evaluate_scalars(steps, nodes, scalars)

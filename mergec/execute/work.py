@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, UsageError, path_text
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
+from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
 from mergec.io.reader import Reader
 from mergec.io.staging import Staging
@@ -65,18 +66,20 @@ def work(
     `statistics` must have been found (`survey`) as far as the outputs need any.
     """
 
+    states, loaded = find_states(plan, outputs, device)
+
     def compute(crew: Crew, output: Output, reader: Reader) -> None:
         if plan.kinds[output.kind].kind_class == "copy":
             digest = _copy(crew, staging, output, reader)
         else:
             known = statistics.known(output) if statistics else {}
-            digest = _Writer(crew, output, reader, device, staging).run(known)
+            digest = _Writer(crew, output, reader, device, staging).run(known, states)
         finished(output, digest)
         if passed:
             for source in output.sources:
                 passed(source.file, source.end)
 
-    return _hand_out(plan, outputs, compute, report)
+    return loaded + _hand_out(plan, outputs, compute, report)
 
 
 def survey(
@@ -135,7 +138,9 @@ def _hand_out(plan: Plan, outputs: Sequence[Output], job: Job, report: Report | 
 
 
 def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
-    """Where its first input lies; "" for a part that is made from nothing but random numbers."""
+    """Where its first input lies; "" for what is made from random numbers alone, or from states that are known."""
+    if plan.kinds[output.kind].kind_class == "states":
+        return "", 0
     return (output.sources[0].file, output.sources[0].begin) if output.sources else ("", 0)
 
 
@@ -307,9 +312,17 @@ class _Writer(_Loader):
         self._result = bytearray()
         self._sha256 = hashlib.sha256()
 
-    def run(self, known: Mapping[int, Values]) -> str:
+    def run(self, known: Mapping[int, Values], states: Mapping[int, Tensor]) -> str:
         """Compute and write the tensor; returns the SHA-256 of its bytes."""
-        evaluate(self._kind, self._crew.plan.nodes, known=known, load=self._load, emit=self._emit, **self._shape())
+        evaluate(
+            self._kind,
+            self._crew.plan.nodes,
+            known=known,
+            states=states,
+            load=self._load,
+            emit=self._emit,
+            **self._shape(),
+        )
         self._report(tensors=1)
         return self._sha256.hexdigest()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -41,6 +42,45 @@ def spread(*, bound: float, seed: int, stream: str, tile: Tile) -> Tensor:
     """Numbers drawn uniformly from -bound to bound, float32."""
     drawn = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, ""), tile.device)
     return (((drawn.double() + 0.5) * (2 / random.LEVELS) - 1) * bound).float()
+
+
+def _routed(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    return (len(attrs["picks"]), nodes[0].type.numel), "float32"
+
+
+@op("whole", "part* -> weight", scratch_bytes=64, gives=_routed)
+def prompt_sums(*rows: Tensor, picks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]) -> Tensor:
+    """A row of length 1 per expert, experts x hidden, float32: the sum of the rows of its tokens.
+
+    `picks` are, for each expert, the numbers of rows that are added, and of those whose sum is subtracted once both
+    have length 1. Sums are float64. mergekit-moe's `cheap_embed`.
+    """
+    import torch
+
+    table = torch.stack(rows).double()
+
+    def total(numbers: tuple[int, ...]) -> Tensor:
+        return unit(table[list(numbers)].sum(dim=0))
+
+    made = [total(positive) - total(negative) if negative else total(positive) for positive, negative in picks]
+    return unit(torch.stack(made)).float()
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows, or one, of length 1; those of no length stay what they are."""
+    lengths: Tensor = rows.norm(dim=-1, keepdim=True)
+    return rows / lengths.clamp(min=1e-8)
+
+
+def prompt_states(loads: Sequence[Node], shape: tuple[int, int], **facts: Attr) -> Node:
+    """A row of length 1 per expert, experts x hidden, float32: what prompts are at a layer of a model.
+
+    `loads` are the model's files: a run finds this before tensors are made, with the model as a whole
+    (`execute/states.py`). `facts` are `layer`, whose input is meant; `prompts`, for each expert the tokens of those for
+    it and for others; `state`, of the `last` token or the `mean`; `dtype`, in which the model is computed; a digest of
+    its `config`; and the `bytes` that it takes.
+    """
+    return loads[0].graph.node("prompt_states", tuple(loads), facts, TensorType(shape, "float32", "weight"), "states")
 
 
 def drawn_router(graph: Graph, shape: tuple[int, int], draw: Draw, *, uniform: bool) -> Node:

@@ -21,7 +21,7 @@ DRAWN = ("random", "uniform_random")
 """The gate modes that take no prompts."""
 _DOC = f"""{SUMMARY}
 
-result = residual_scale * (expert + noise_scale * N(0, 1)) for the last matrix of an MLP, without the factor for others.
+result = residual_scale * (expert + noise_scale * N(0, 1)); the factor is for the last matrix of an MLP alone.
 What is no expert's is the base's as it is. The rows of routers are made of prompts, or drawn.
 """
 KEYS = ("shared_experts", "gate_mode", "experts_per_token", "architecture")

@@ -37,13 +37,17 @@ _EXPERTS = """\
 base_model: path/to/base  # a llama, mistral, qwen2 or qwen3 model; it gives all that is no MLP
 experts:
   - source_model: path/to/model-1  # of the base's type and size; its MLPs become the first expert of each layer
-    residual_scale: 1.0            # what the last matrix of its MLPs is multiplied by
-    noise_scale: 0.0               # how much gaussian noise is added to its MLPs
+    positive_prompts:              # texts that should be routed to it
+      - "Prove that there are infinitely many primes."
+      - "What is 3 + 4?"
+    residual_scale: 1.0  # what the last matrix of its MLPs is multiplied by
+    noise_scale: 0.0     # how much gaussian noise is added to its MLPs
   - source_model: path/to/model-2
-gate_mode: random     # the routers' rows are drawn: the mixture is to be trained
+    positive_prompts: ["def main():", "Write a function that"]
+    negative_prompts: ["Write a poem"]  # texts that should be routed to others
+gate_mode: hidden     # or hidden_avg, cheap_embed, random, uniform_random
 experts_per_token: 2  # how many experts a token is sent to
 dtype: bfloat16       # what inputs are cast to, and what the result is stored as
-seed: 0               # what routers and noise are drawn from
 """
 
 

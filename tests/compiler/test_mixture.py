@@ -12,9 +12,10 @@ import pytest
 import torch
 from checkpoints import contents
 from conftest import write_checkpoint
-from dense import HIDDEN, LAYERS, PARTS, write_dense, write_moe
+from dense import HIDDEN, LAYERS, PARTS, write_dense, write_family, write_moe
 from models import tensors_of
 from recipes_fixtures import mergec as command
+from vocabularies import word_tokenizer
 
 import mergec
 from mergec.compiler.families import FAMILIES
@@ -35,8 +36,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     def find(model_type: str) -> Path:
         if model_type not in made:
             folder = made[model_type] = tmp_path_factory.mktemp(model_type)
-            for seed, name in enumerate(("base", "a", "b")):
-                write_dense(folder / name, model_type, seed)
+            write_family(folder, model_type)
         return made[model_type]
 
     return find
@@ -229,13 +229,6 @@ def problems(folder: Path, text: str) -> list[str]:
     ("text", "expected"),
     [
         (
-            SOUND.replace("random", "cheap_embed")
-            .replace("source_model: a", "source_model: a\n    positive_prompts: [x]")
-            .replace("source_model: b", "source_model: b\n    positive_prompts: [y]"),
-            "2:12: error[E365]: gate_mode cheap_embed is not supported yet; hint: take gate_mode: random or "
-            "uniform_random",
-        ),
-        (
             f"{SOUND}architecture: mixtrel\n",
             "6:15: error[E362]: found 'mixtrel' for 'architecture', expected the begin of 'mixtral', 'deepseek moe', "
             "'qwen moe' or 'qwen3 moe'; hint: did you mean 'mixtral'?",
@@ -278,7 +271,7 @@ def problems(folder: Path, text: str) -> list[str]:
             "1:13: error[E363]: 'plain' lacks model.layers.0.mlp.gate_proj.weight",
         ),
     ],
-    ids=["mode", "kind", "shared", "sparse", "types", "shape", "depth", "bias", "no gate"],
+    ids=["kind", "shared", "sparse", "types", "shape", "depth", "bias", "no gate"],
 )
 def test_models_that_do_not_fit_are_refused(text: str, expected: str, tmp_path: Path) -> None:
     def write(name: str, model_type: str = "llama", inner: int = 6, layers: int = 1, *more: str) -> None:
@@ -305,6 +298,64 @@ def test_models_that_do_not_fit_are_refused(text: str, expected: str, tmp_path: 
     write("deep", layers=2)
     write("biased", "llama", 6, 1, "model.layers.0.self_attn.q_proj.bias")
     assert problems(tmp_path, text)[0] == expected
+
+
+ASKED = [{"source_model": name, "positive_prompts": [text]} for name, text in (("a", "w1 w2"), ("b", "w3"))]
+
+
+def refused(recipe: Path) -> list[str]:
+    return problems(recipe.parent, recipe.read_text())
+
+
+def test_prompts_need_a_base_and_a_tokenizer_that_can_read_them(dense: Folder, tmp_path: Path) -> None:
+    for name in ("base", "a", "b"):
+        (tmp_path / name).symlink_to(dense("llama") / name)
+    write_dense(tmp_path / "wide", "llama", 0)
+    word_tokenizer(["<unk>", *(f"w{number}" for number in range(200))]).save_pretrained(tmp_path / "wide")
+    recipe, wrong = tmp_path / "wrong.yml", [{**ASKED[0], "positive_prompts": ["w1", "w150"]}, ASKED[1]]
+    found = refused(write_moe(recipe, wrong, base_model="wide", gate_mode="hidden"))
+    assert found == ["9:5: error[E366]: the tokenizer of 'wide' makes token 151 of it, and the model has 96"]
+    found = refused(write_moe(recipe, ASKED, base_model="a", gate_mode="cheap_embed"))
+    assert found == [
+        "2:16: error[E366]: the prompts need the tokenizer.json of 'a', and there is none; hint: load the tokenizer "
+        "with transformers and save it again: that writes the file"
+    ]
+    staged = "name: mean\nmerge_method: linear\nmodels: [{model: base}, {model: a}]\nparameters: {weight: 1}\n---\n"
+    text = staged + write_moe(recipe, ASKED, base_model="mean", gate_mode="hidden").read_text()
+    assert problems(tmp_path, text) == [
+        "7:16: error[E365]: gate_mode hidden takes what lies in the files of its base, and 'mean' is computed; "
+        "hint: make that model by a run of its own, or take gate_mode: random"
+    ]
+
+
+def test_an_empty_prompt_without_a_first_token_is_refused(tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "a", "b")):
+        write_dense(tmp_path / name, "qwen3", seed)
+    word_tokenizer(["<unk>", "w0"]).save_pretrained(tmp_path / "base")
+    experts = [{**ASKED[0], "positive_prompts": [" "]}, ASKED[1]]
+    found = refused(write_moe(tmp_path / "wrong.yml", experts, gate_mode="cheap_embed"))
+    assert found == ["8:5: error[E366]: the tokenizer of 'base' makes no tokens of it"]
+
+
+def test_a_row_is_the_sum_of_the_embeddings_of_its_prompts(dense: Folder) -> None:
+    folder = dense("llama")
+    experts = [{**ASKED[0], "positive_prompts": ["w1 w2", "w2"]}, {**ASKED[1], "negative_prompts": ["w1 w4"]}]
+    found = made(write_moe(folder / "summed.yml", experts, gate_mode="cheap_embed"))
+    embedding = tensors_of(folder / "base")["model.embed_tokens.weight"].double()
+    w1, w2, w3, w4 = (embedding[3 + number] for number in (1, 2, 3, 4))  # behind <unk>, <s> and </s>
+    first = embedding[1]
+    unit = torch.nn.functional.normalize
+    rows = [first + w1 + w2 + first + w2, unit(first + w3, dim=0) - unit(first + w1 + w4, dim=0)]
+    expected = unit(torch.stack(rows), dim=1).float()
+    for layer in range(LAYERS):
+        torch.testing.assert_close(found[f"model.layers.{layer}.block_sparse_moe.gate.weight"], expected)
+
+
+def test_embeddings_are_read_row_by_row(dense: Folder) -> None:
+    plan = mergec.compile(write_moe(dense("llama") / "rows.yml", ASKED, gate_mode="cheap_embed"))
+    gate = next(output for output in plan.outputs if output.name.endswith("gate.weight"))
+    assert [ref.name for ref in gate.sources] == [f"model.embed_tokens.weight[{number}]" for number in (1, 4, 5, 6)]
+    assert sum(ref.end - ref.begin for ref in gate.sources) == 4 * HIDDEN * 4
 
 
 def test_families_are_asked_in_the_peers_order() -> None:

@@ -9,16 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from dense import PARTS, VOCABULARY, write_dense
+from dense import PARTS, write_family
 from models import tensors_of
 from torch import Tensor
-from vocabularies import word_tokenizer
 
 import mergec
 
 pytest.importorskip("mergekit")
 Recipe = dict[str, Any]
-WORDS = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(VOCABULARY - 3))]
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +26,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def find(model_type: str, dtype: torch.dtype) -> Path:
         if (model_type, dtype) not in made:
-            folder = made[model_type, dtype] = tmp_path_factory.mktemp(model_type)
-            for seed, name in enumerate(("base", "a", "b")):
-                write_dense(folder / name, model_type, seed, dtype)
-            word_tokenizer(WORDS, bos_token="<s>", eos_token="</s>").save_pretrained(folder / "base")
+            made[model_type, dtype] = write_family(tmp_path_factory.mktemp(model_type), model_type, dtype)
         return made[model_type, dtype]
 
     return find
@@ -115,3 +110,29 @@ def test_what_is_not_drawn_is_the_same(
     left, right = (json.loads((tmp_path / one / "config.json").read_text()) for one in ("ours", "peer"))
     skipped = {"transformers_version", "sliding_window", "layer_types", "auto_map"}  # a window of the base stays
     assert {key: right[key] for key in left.keys() & right.keys() if left[key] != right[key]}.keys() <= skipped
+
+
+MODES = [
+    ("llama", torch.float32, "cheap_embed", {}, 1e-6),
+    ("llama", torch.bfloat16, "cheap_embed", {}, 1e-2),
+    ("llama", torch.float32, "cheap_embed", {"shared_experts": [{"positive_prompts": ["w12 w13"]}]}, 1e-6),
+    ("llama", torch.bfloat16, "hidden", {}, 0.02),
+    ("llama", torch.bfloat16, "hidden_avg", {}, 0.02),
+    ("llama", torch.bfloat16, "hidden_last", {"shared_experts": [{"positive_prompts": ["w12 w13"]}]}, 0.02),
+    ("qwen3", torch.bfloat16, "hidden", {}, 0.02),
+]
+
+
+@pytest.mark.parametrize(("model_type", "dtype", "gate_mode", "rest", "off"), MODES)
+@pytest.mark.filterwarnings("ignore")
+def test_routers_made_of_prompts_are_the_same(
+    model_type: str, dtype: torch.dtype, gate_mode: str, rest: Recipe, off: float, dense: Any, tmp_path: Path
+) -> None:
+    """The peer computes states in bfloat16, prompts of several lengths with padding; so do its rows differ."""
+    recipe = written(dense(model_type, dtype), gate_mode, **rest)
+    ours, peer = run_ours(recipe, tmp_path / "ours"), run_peer(recipe, tmp_path / "peer")
+    routers = [name for name in peer if "gate.weight" in name]
+    assert len(routers) == (6 if rest else 3)
+    for name in routers:
+        assert float((ours[name].double() - peer[name].double()).abs().max()) <= off, name
+        assert float(ours[name].double().norm(dim=1).sub(1).abs().max()) < 1e-2

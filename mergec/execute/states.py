@@ -1,0 +1,120 @@
+"""States: what prompts are at the layers of a model, found with the whole model before any tensor is made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mergec.errors import RunError
+from mergec.execute.evaluate import one_torch_thread
+from mergec.graph import Node, walk
+from mergec.io.checkpoint import Checkpoint
+from mergec.io.reader import Reader
+from mergec.ops.route import unit
+from mergec.plan import Output, Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tokens: TypeAlias = tuple[int, ...]
+
+
+def find_states(plan: Plan, outputs: Sequence[Output], device: Any) -> tuple[dict[int, Tensor], int]:
+    """The flat values of the `prompt_states` nodes that outputs need, by node, and the bytes read for them.
+
+    The model is computed in one thread, one prompt at a time, so that nothing depends on the others or on padding.
+    """
+    kinds = {output.kind: output for output in outputs}
+    found = {node.index: (node, kinds[kind]) for kind in kinds for node in walk(plan.root(plan.kinds[kind]))}
+    needed = {index: pair for index, pair in found.items() if pair[0].op_class == "states"}
+    if not needed:
+        return {}, 0
+    node, output = next(iter(needed.values()))  # those of a plan are of one model
+    checkpoint = _checkpoint(plan, output.sources[0].file)
+    nodes = [pair[0] for pair in needed.values()]
+    with one_torch_thread(), _quiet():
+        model = _model(plan, checkpoint, node.attr("dtype"), device)
+        states = {tokens: _states(model, tokens, node.attr("state")) for tokens in dict.fromkeys(_prompts(nodes))}
+    return {one.index: _rows(one, states) for one in nodes}, sum(file.file_bytes for file in checkpoint.files)
+
+
+def _checkpoint(plan: Plan, file: str) -> Checkpoint:
+    """The model that a file is of."""
+    return next(one for one in plan.checkpoints.values() if any(file == own.path for own in one.files))
+
+
+def _prompts(nodes: Sequence[Node]) -> Iterator[Tokens]:
+    for node in nodes:
+        for asked in node.attr("prompts"):
+            for some in asked:
+                yield from some
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers prints while it loads a model."""
+    import transformers
+
+    log: Any = transformers.utils.logging
+    before, has_bar = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(logging.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(before)
+        if has_bar:
+            log.enable_progress_bar()
+
+
+def _model(plan: Plan, checkpoint: Checkpoint, dtype: str, device: Any) -> Any:
+    """The model with its weights, read as a run reads all weights; its code is transformers' own."""
+    import torch
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    said = {key: value for key, value in (checkpoint.config or {}).items() if key not in ("auto_map", "model_type")}
+    config = AutoConfig.for_model((checkpoint.config or {})["model_type"], **said)
+    weights: dict[str, Tensor] = {}
+    with Reader((file.path, file.file_bytes) for file in plan.files) as reader:
+        for name, ref in checkpoint.tensors.items():
+            buffer = bytearray(ref.end - ref.begin)
+            reader.read(ref, 0, memoryview(buffer))
+            weights[name] = torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype)).view(ref.shape)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    made, info = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        torch_dtype=getattr(torch, dtype),
+        attn_implementation="eager",
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:
+        what = f"{checkpoint.origin} lacks {min(info['missing_keys'])}, so it cannot read the prompts"
+        raise RunError("E705", what, "fetch the model again, or take gate_mode: random")
+    return made.to(device).eval()
+
+
+def _states(model: Any, tokens: Tokens, which: str) -> Tensor:
+    """What goes into each layer for a prompt, layers x hidden, float64: that of the last token, or the mean."""
+    import torch
+
+    with torch.no_grad():
+        ids = torch.tensor([tokens], device=model.device)
+        found = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[:-1]
+    each = [one[0, -1].double() if which == "last" else one[0].double().mean(dim=0) for one in found]
+    return torch.stack(each).cpu()
+
+
+def _rows(node: Node, states: Mapping[Tokens, Tensor]) -> Tensor:
+    """A row of length 1 for each expert: the mean over prompts for it, less that over prompts for others."""
+    import torch
+
+    def mean(prompts: Sequence[Tokens]) -> Tensor:
+        return torch.stack([states[tokens][node.attr("layer")] for tokens in prompts]).mean(dim=0)
+
+    made = [mean(some) - mean(others) if others else mean(some) for some, others in node.attr("prompts")]
+    return unit(torch.stack(made)).float().view(-1)

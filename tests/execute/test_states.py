@@ -1,0 +1,134 @@
+"""Routers that are hidden states: what transformers computes, found once, kept by key, and promised in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import contents
+from dense import LAYERS, write_family, write_moe
+from models import tensors_of
+from safetensors.torch import load_file, save_file
+
+import mergec
+from mergec.errors import RecipeError, RunError
+from mergec.execute import states
+
+PROMPTS = {"a": (["w1 w2 w3", "w4"], []), "b": (["w5 w6"], ["w1", "w7 w8 w9"])}
+TOKENS = {"a": ([[1, 4, 5, 6], [1, 7]], []), "b": ([[1, 8, 9]], [[1, 4], [1, 10, 11, 12]])}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_family(tmp_path, "qwen3")
+
+
+def written(folder: Path, mode: str = "hidden", **rest: Any) -> Path:
+    experts = [
+        {"source_model": name, "positive_prompts": positive, "negative_prompts": negative, **rest.pop(name, {})}
+        for name, (positive, negative) in PROMPTS.items()
+    ]
+    return write_moe(folder / "moe.yml", experts, gate_mode=mode, **rest)
+
+
+def gates(folder: Path) -> list[torch.Tensor]:
+    tensors = tensors_of(folder)
+    return [tensors[f"model.layers.{layer}.mlp.gate.weight"] for layer in range(LAYERS)]
+
+
+@pytest.mark.parametrize("mode", ["hidden", "hidden_last", "hidden_avg"])
+def test_rows_are_what_transformers_computes(mode: str, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    mergec.compile(written(folder, mode)).run(folder / "out")
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+
+    def mean(prompts: list[list[int]], layer: int) -> torch.Tensor:
+        found = []
+        for tokens in prompts:
+            with torch.no_grad():
+                inputs = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[layer][0]
+            found.append(inputs.mean(dim=0) if mode == "hidden_avg" else inputs[-1])
+        return torch.stack(found).mean(dim=0)
+
+    for layer, gate in enumerate(gates(folder / "out")):
+        rows = [mean(yes, layer) - mean(no, layer) if no else mean(yes, layer) for yes, no in TOKENS.values()]
+        expected = torch.nn.functional.normalize(torch.stack(rows), dim=1)
+        torch.testing.assert_close(gate, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bytes_do_not_depend_on_workers_or_where_the_plan_is_run(folder: Path) -> None:
+    recipe = written(folder, dtype="bfloat16")
+    mergec.compile(recipe, workers=1).run(folder / "one")
+    mergec.compile(recipe, workers=3).run(folder / "three")
+    mergec.Plan.from_json(mergec.compile(recipe).to_json()).run(folder / "saved")
+    assert contents(folder / "one") == contents(folder / "three") == contents(folder / "saved")
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line for each time the base is loaded."""
+    found: list[str] = []
+    load: Callable[..., Any] = states._model
+    monkeypatch.setattr(states, "_model", lambda *given: found.append("loaded") or load(*given))
+    return found
+
+
+def test_the_base_is_loaded_when_prompts_or_the_base_change_and_not_else(folder: Path, passes: list[str]) -> None:
+    out = folder / "out"
+    mergec.compile(written(folder)).run(out)
+    assert passes == ["loaded"]
+    mergec.compile(written(folder, a={"residual_scale": 0.5})).run(out)
+    assert passes == ["loaded"]  # routers were taken over
+    before = gates(out)
+    recipe = written(folder)
+    recipe.write_text(recipe.read_text().replace("w5 w6", "w5 w6 w7"))
+    mergec.compile(recipe).run(out)
+    assert passes == ["loaded"] * 2
+    assert torch.equal(gates(out)[1][0], before[1][0])
+    assert not torch.equal(gates(out)[1][1], before[1][1])
+    file = folder / "base/model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.up_proj.weight"] *= 2  # which is nowhere in the result
+    save_file(tensors, file, metadata={"format": "pt"})
+    mergec.compile(recipe).run(out)
+    assert passes == ["loaded"] * 3
+    assert not torch.equal(gates(out)[1], before[1])
+
+
+def test_the_config_of_the_base_is_in_the_keys(folder: Path, passes: list[str]) -> None:
+    mergec.compile(written(folder)).run(folder / "out")
+    path = folder / "base/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
+    mergec.compile(written(folder)).run(folder / "out")
+    assert passes == ["loaded"] * 2
+
+
+def test_the_base_is_counted_in_the_promise(tmp_path: Path) -> None:
+    from mergec.compiler.compile import compile_recipe
+    from mergec.compiler.schedule import Options
+
+    folder = write_family(tmp_path, "llama", hidden_size=256, intermediate_size=4096, num_hidden_layers=4)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(folder / "base").values())
+    asked = compile_recipe(written(folder), (), Options(workers=1)).memory.peak_bytes
+    drawn = compile_recipe(written(folder, "random"), (), Options(workers=1)).memory.peak_bytes
+    assert drawn < weights < asked < drawn + 1.2 * weights
+    with pytest.raises(RecipeError, match=r"E403.*the merge needs .* the most is taken by model\.layers\.0\..*gate"):
+        compile_recipe(written(folder), (), Options(workers=1, limit_bytes=weights))
+
+
+def test_a_base_that_lacks_a_tensor_is_told(folder: Path) -> None:
+    file = folder / "base/model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.input_layernorm.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(RunError) as caught:
+        mergec.compile(written(folder)).run(folder / "out")
+    assert caught.value.code == "E705"
+    assert "lacks model.layers.1.input_layernorm.weight, so it cannot read the prompts" in str(caught.value)
+    assert not (folder / "out").exists()
