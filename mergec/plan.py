@@ -136,12 +136,24 @@ class Memory:
     limit_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Of a tensor with a row per token, how many rows a model gives to the merge by one rule, and whose they are."""
+
+    tensor: str
+    model: str
+    rule: str
+    of: tuple[str, ...]
+    rows: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything a run needs, decided before a weight is read; comparable and serialisable.
 
     `slots` are the slot ids of the inputs, by the slot number of load nodes. `notes` are the rules by which tensors or
-    inputs were left out; `warnings` are printed problems.
+    inputs were left out; `warnings` are printed problems. `rows` say whence those of tensors come whose vocabularies
+    were made one.
     """
 
     nodes: tuple[Node, ...]
@@ -155,6 +167,7 @@ class Plan:
     method: str = ""
     recipe_text: str = ""
     models: tuple[ModelUse, ...] = ()
+    rows: tuple[Rows, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     allow_nonfinite: bool = False

@@ -13,7 +13,7 @@ from mergec.io.layout import Shard, SideFile
 from mergec.io.layouts import layout_name, layouts_of, tensors_of
 from mergec.io.tensors import TensorRef
 from mergec.keys import digest, plan_hash
-from mergec.plan import Kind, Memory, ModelUse, Output, Plan, SourceFile, Statistic, Step
+from mergec.plan import Kind, Memory, ModelUse, Output, Plan, Rows, SourceFile, Statistic, Step
 
 PLAN_FORMAT = 2
 _SIMPLE = (
@@ -47,6 +47,7 @@ def plan_json(plan: Plan) -> str:
         "shards": [{**asdict(shard), "header": shard.header.decode("latin-1")} for shard in plan.shards],
         "side_files": [asdict(side_file) for side_file in plan.side_files],
         "memory": asdict(plan.memory),
+        "rows": [asdict(rows) for rows in plan.rows],
         "statistics": [asdict(statistic) for statistic in plan.statistics],
         **_checkpoints_json(plan.checkpoints),
     }
@@ -74,6 +75,7 @@ def read_plan(text: str) -> Plan:
         shards=tuple(Shard(**{**s, "header": s["header"].encode("latin-1")}) for s in document["shards"]),
         side_files=tuple(SideFile(**side_file) for side_file in document["side_files"]),
         memory=Memory(**document["memory"]),
+        rows=tuple(Rows(**{**rows, "of": tuple(rows["of"])}) for rows in document["rows"]),
         notes=tuple(document["notes"]),
         warnings=tuple(document["warnings"]),
         allow_nonfinite=document["allow_nonfinite"],

@@ -18,8 +18,8 @@ from mergec.recipe.schema import TokenEntry
 
 Tables: TypeAlias = Mapping[str, Mapping[str, Source]]
 """The tensors of each model by output name."""
-OWN, ALONE, BASE, MEAN, ASKED = "own", "only one to have it", "base has it", "mean", "asked for"
-ZERO, ABSENT, PADDING = "zero, asked for", "zero, nobody has it", "mean of the rows before"
+OWN, ALONE, BASE, MEAN, ASKED = "its own", "only one to have it", "base has it", "their mean", "asked for"
+ZERO, ABSENT, PADDING = "zero: asked for", "zero: nobody has it", "padding: mean of the rows before"
 
 
 class Numbered(NamedTuple):

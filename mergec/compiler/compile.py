@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from mergec.compiler.mixture import mixture
 from mergec.compiler.names import Layer, few
 from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.sidefiles import artifact_files, side_files
-from mergec.compiler.source import refs_of
+from mergec.compiler.source import Embedded, refs_of
 from mergec.compiler.stages import stage_model
 from mergec.compiler.vocabulary import Chosen, choose
 from mergec.errors import InputError, Place, Problem, RecipeError, count
@@ -27,7 +27,7 @@ from mergec.graph import Graph, walk
 from mergec.io.tensors import TensorRef
 from mergec.ops.op import Remark, remark_on
 from mergec.ops.registry import Method
-from mergec.plan import Plan
+from mergec.plan import Plan, Rows
 from mergec.recipe.bind import Bound, bind
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_document, read_recipe
@@ -277,6 +277,7 @@ def plan_of(
         slots=tuple(slots),
         models=model_uses(models, _roles(analysis)),
         side_files=beside,
+        rows=tuple(_rows(analysis)),
         notes=(
             *(note for model in analysis.models.values() for note in model.notes),
             *(d for one in inventories for d in one.dropped),
@@ -286,6 +287,15 @@ def plan_of(
         ),
         checkpoints={name: one.checkpoint for name, one in models.items() if _is_plain(one)},
     )
+
+
+def _rows(analysis: Analysis) -> Iterator[Rows]:
+    """Whence the rows of tensors come that were put in the order of one vocabulary, each model once."""
+    for name, part in analysis.of_tensor.items():
+        pairs = zip(part.bound.inputs, part.inventory.rows[name], strict=True)
+        for reference, source in {one.reference: source for one, source in pairs}.items():
+            for origin in source.origins if isinstance(source, Embedded) else ():
+                yield Rows(name, reference, *origin)
 
 
 def _is_plain(model: Model) -> bool:

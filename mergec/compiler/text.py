@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mergec.compiler.align import OWN
 from mergec.compiler.compile import Analysis
 from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import few
 from mergec.compiler.resolved import position
 from mergec.compiler.schedule import evaluated_bytes, inside
-from mergec.compiler.source import refs_of
+from mergec.compiler.source import Embedded, refs_of
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
 from mergec.graph import Node, listing
 from mergec.io.tensors import FLOATS, TensorRef
@@ -30,6 +31,7 @@ def plan_text(plan: Plan) -> str:
         [f"plan {plan_hash(plan)[:12]}  {plan.name}  {plan.method}"],
         ["models", *table(model_rows(plan))],
         [f"result: {', '.join(result_facts(plan))}", *table(shard_rows(plan))],
+        *row_sections(plan),
         ["statistics of the whole model, found first", *table(found)] if found else [],
         ["work", *table(work_rows(plan))],
         _graphs(plan),
@@ -37,6 +39,24 @@ def plan_text(plan: Plan) -> str:
         ["notes", *(f"  {note}" for note in plan.notes)] if plan.notes else [],
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def row_sections(plan: Plan) -> list[list[str]]:
+    """For tensors whose vocabularies were made one, of what each model's rows are; tensors that agree together."""
+    alike: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for name in dict.fromkeys(one.tensor for one in plan.rows):
+        alike.setdefault(tuple(row_origins(plan, name)), []).append(name)
+    return [[f"rows by token: {few(names, 3)}", *table(rows)] for rows, names in alike.items()]
+
+
+def row_origins(plan: Plan, tensor: str) -> list[tuple[str, str, str]]:
+    """A line for each model and rule by which rows of a tensor come: model, number, whose rows and by which rule."""
+    lines = []
+    for one in plan.rows:
+        if one.tensor == tensor and one.rows:
+            whose = f"of {' and '.join(one.of)}: {one.rule}" if one.of and one.rule != OWN else one.rule
+            lines.append((one.model, f"{one.rows:,}", whose))
+    return lines
 
 
 def result_facts(plan: Plan) -> list[str]:
@@ -203,6 +223,8 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
         "inputs",
         *table([line for slot in range(len(row)) for line in _input_rows(analysis, output, slot)]),
     ]
+    origins = row_origins(plan, output.tensor)
+    lines += ["", "rows by token", *table(origins)] if origins else []
     if row[0].dtype in FLOATS:
         lines += ["", "settings", *table(_setting_rows(analysis, output.tensor))]
     for stage, tensor in _staged(analysis, output.tensor):
@@ -240,7 +262,8 @@ def _input_rows(analysis: Analysis, output: Output, slot: int) -> list[tuple[str
     if not refs:
         return [(one.label, one.reference, f"{source.dtype} {list(source.shape)}", "drawn, nothing is read for it", "")]
     read = "" if set(refs) & set(output.sources) else f"not read: {_why_unread(analysis, output.tensor, slot)}"
-    heads = [(one.label, one.reference, read), *(("", "", "") for _ in refs[1:])]
+    whose = source.slots if isinstance(source, Embedded) else (one.reference, *("" for _ in refs[1:]))
+    heads = [("" if number else one.label, reference, "" if number else read) for number, reference in enumerate(whose)]
     return [
         (label, reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", why)
         for ref, (label, reference, why) in zip(refs, heads, strict=True)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from checkpoints import write_recipe
 from models import tensors_of
+from recipes_fixtures import mergec as command
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from torch import Tensor
@@ -102,6 +103,42 @@ def test_new_tokens_are_numbered_in_the_recipes_order(three: Path) -> None:
     other = ids_of(merge(three, ["base", "b", "a"], "other", tokenizer_source="union"))
     assert (one["own"], one["<|im_start|>"], one["<|im_end|>"]) == (20, 21, 22)
     assert one == other  # plain tokens come before added ones
+
+
+def test_the_plan_and_explain_say_whence_rows_come(three: Path) -> None:
+    tokens = {"w1": {"source": "./a", "force": True}, "nought": {"source": {"kind": "zero"}}}
+    (three / "recipe.yml").write_text(
+        "merge_method: linear\nbase_model: ./base\nmodels: [{model: ./base}, {model: ./a}, {model: ./b}]\n"
+        f"parameters: {{weight: 1}}\ntokenizer: {json.dumps({'source': 'union', 'tokens': tokens})}\n"
+    )
+    called = command("plan", three / "recipe.yml")
+    begin = called.out.index("rows by token: lm_head.weight, model.embed_tokens.weight\n")
+    assert called.out[begin:].split("\n\n")[0].splitlines()[1:] == [
+        "  ./a     21  its own",
+        "  ./a     1   of ./a: asked for",
+        "  ./a     1   of ./b: only one to have it",
+        "  ./a     1   zero: asked for",
+        "  ./b     20  its own",
+        "  ./b     1   of ./a: asked for",
+        "  ./b     2   of ./a: only one to have it",
+        "  ./b     1   zero: asked for",
+        "  ./base  19  its own",
+        "  ./base  1   of ./a: asked for",
+        "  ./base  1   of ./b: only one to have it",
+        "  ./base  2   of ./a: only one to have it",
+        "  ./base  1   zero: asked for",
+    ]
+    explained = command("explain", three / "recipe.yml", HEAD).out
+    assert "rows by token\n  ./a     21  its own\n" in explained
+    added = "'own' 20, '<|im_start|>' 21, '<|im_end|>' 22 and 1 more"
+    assert f"tokenizer: that of ./base, with 4 tokens added: {added}" in called.out
+    plan = mergec.compile(three / "recipe.yml")
+    rows = json.loads(plan.to_json())["rows"]
+    assert {"tensor": HEAD, "model": "./b", "rule": "asked for", "of": ["./a"], "rows": 1} in rows
+    assert all(
+        sum(one["rows"] for one in rows if one["model"] == model) == 2 * 24 for model in ("./base", "./a", "./b")
+    )
+    assert read_plan(plan.to_json()).rows == plan.rows
 
 
 # traps
