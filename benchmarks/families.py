@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ SIZES = {  # layers, width, inner width, vocabulary, width of keys and values
     "0.06B": (6, 768, 2048, 16000, 256),
     "0.25B": (14, 1024, 2816, 32000, 512),
     "1GB": (8, 2048, 6144, 32000, 512),
+    "1B": (20, 2048, 5632, 32000, 512),
 }
 
 
@@ -130,26 +133,45 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class Measured:
-    """A command's wall seconds and the most memory its process held, in MiB."""
+    """A command's wall and CPU seconds, the most memory it held, in all and without that of files, and its output."""
 
     seconds: float
     peak_mib: float
+    cpu_seconds: float = 0.0
+    anonymous_mib: float = 0.0
+    output: str = ""
 
 
 def measure(command: Sequence[str], cwd: Path, codes: Sequence[int] = (0,)) -> Measured:
     """Run a whole command; raises CalledProcessError with its output if it ends with another exit code."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    output = process.stdout.read() if process.stdout else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with tempfile.TemporaryFile("w+") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        anonymous = 0.0
+        while True:
+            anonymous = max(anonymous, anonymous_mib(process.pid))
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        text = output.read()
     if process.returncode not in codes:
-        raise subprocess.CalledProcessError(process.returncode, command, output)
-    return Measured(seconds, usage.ru_maxrss / 1024)
+        raise subprocess.CalledProcessError(process.returncode, command, text)
+    return Measured(seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime, anonymous, text)
+
+
+def anonymous_mib(pid: int | str = "self") -> float:
+    """Memory of a process that no file backs; 0 when it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    found = re.search(r"RssAnon:\s+(\d+)", text)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def mergec(*arguments: str) -> list[str]:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from families import SIZES, apart, llama_shapes, table, write_family
+from families import SIZES, anonymous_mib, apart, llama_shapes, table, write_family
 
 from mergec.ops.registry import methods
 
@@ -31,23 +30,17 @@ def recipes() -> dict[str, dict[str, Any]]:
     return {**made, "svc": {**made["task_arithmetic"], "post": ["svc"]}}
 
 
-def anonymous_bytes() -> int:
-    """Memory of this process that no file backs."""
-    text = Path("/proc/self/status").read_text()
-    return int(re.search(r"RssAnon:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]
-
-
 class Peak(threading.Thread):
     """Watches the process's anonymous memory until told to stop."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.start_bytes = self.most_bytes = anonymous_bytes()
+        self.start_mib = self.most_mib = anonymous_mib()
         self.ended = threading.Event()
 
     def run(self) -> None:
         while not self.ended.is_set():
-            self.most_bytes = max(self.most_bytes, anonymous_bytes())
+            self.most_mib = max(self.most_mib, anonymous_mib())
             time.sleep(0.005)
 
 
@@ -66,11 +59,11 @@ def merge(path: Path, out: Path, limit: int | None) -> list[str]:
     seconds = time.perf_counter() - begun
     peak.ended.set()
     peak.join()
-    used, promised = peak.most_bytes - peak.start_bytes, plan.memory.peak_bytes
+    used, promised = peak.most_mib - peak.start_mib, plan.memory.peak_bytes / 2**20
     kept = "" if used <= promised else "BROKEN"
     return [
-        f"{used / 2**20:.0f} MiB",
-        f"{promised / 2**20:.0f} MiB",
+        f"{used:.0f} MiB",
+        f"{promised:.0f} MiB",
         f"{used / promised:.2f}",
         f"{seconds:.1f} s",
         kept,
