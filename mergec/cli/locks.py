@@ -48,7 +48,7 @@ def verify(out: Path, as_json: bool) -> int:
     from mergec.errors import count, size_text
     from mergec.io import verify as verifying
 
-    found = _output_lock(out)
+    found = output_lock(out)
     with bytes_read(sum(made.bytes for made in (found.files or {}).values())) as report:
         faults = verifying.verify(out, found, report)
     if as_json:
@@ -103,7 +103,8 @@ def _status_text(status: Any) -> str:
     return "\n".join(lines)
 
 
-def _output_lock(out: Path) -> Any:
+def output_lock(out: Path) -> Any:
+    """The lock of a merge. Raises InputError (E620, E621), or UsageError (E622) where it is one of recipes."""
     from mergec.errors import UsageError
     from mergec.io.lockfile import LOCK_NAME, read_lock
 

@@ -27,6 +27,7 @@ _COMMANDS = {
     "lock": ("locks", "write down the exact inputs of a recipe in mergec.lock"),
     "status": ("locks", "say whether recipe, inputs and output are what the lock says"),
     "verify": ("locks", "check every byte of a merge against its lock"),
+    "push": ("push", "send a merge to the Hugging Face hub, after every byte was checked"),
     "methods": ("recipes", "list the merge methods, or explain one"),
     "fmt": ("texts", "lay out recipes in the one canonical way, comments kept"),
     "canon": ("texts", "print what a recipe says, in one order and spelling"),

@@ -144,6 +144,12 @@ def _range(path: str, begin: int, end: int) -> bytes:
     return content if response.status_code == 206 else content[begin:end]
 
 
+def reason(error: Exception) -> tuple[str, str]:
+    """The kind of an error of the hub's client, and what it says in one line."""
+    kind = type(error).__name__
+    return kind, _WHY.get(kind) or next((line.strip() for line in str(error).splitlines() if line.strip()), kind)
+
+
 @contextmanager
 def _hub_errors(reference: str) -> Iterator[None]:
     try:
@@ -154,6 +160,5 @@ def _hub_errors(reference: str) -> Iterator[None]:
         what = f"'{reference}' is on the hub, and huggingface_hub cannot be imported: {error}"
         raise InputError("E301", what, "pip install huggingface_hub") from None
     except Exception as error:  # the hub client's errors share no base class across its versions
-        kind = type(error).__name__
-        why = _WHY.get(kind) or next((line.strip() for line in str(error).splitlines() if line.strip()), kind)
+        kind, why = reason(error)
         raise InputError("E301", f"no local folder '{reference}', and the hub: {why}", _HINT.get(kind, "")) from None

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from hub_server import Hub, call_mergec, serving
 from recipes_fixtures import CONFIG, SHAPES, Called, mergec, safetensors_bytes, tensors_of, write_model
 
 pytest.importorskip("huggingface_hub")
@@ -23,105 +17,6 @@ pytest.importorskip("huggingface_hub")
 COMMIT, OLD = "c" * 40, "0" * 40
 WIDE = {**SHAPES, "model.embed_tokens.weight": (300, 300), "lm_head.weight": (300, 300)}
 SOUP = "merge_method: linear\nmodels: [{model: org/a}, {model: org/b@v1}]\nparameters: {weight: 1}\n"
-
-
-class Request(NamedTuple):
-    """What was asked for: `begin` and `end` of the range, None for a whole file."""
-
-    method: str
-    path: str
-    begin: int | None
-    end: int | None
-
-
-class Hub(ThreadingHTTPServer):
-    """Folders served as repositories: `repos[id][revision] = (commit, folder)`."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.repos: dict[str, dict[str, tuple[str, Path]]] = {}
-        self.gated: set[str] = set()
-        self.requests: list[Request] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def asked(self, name: str, method: str = "GET") -> list[Request]:
-        return [one for one in self.requests if one.path.endswith(f"/{name}") and one.method == method]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Hub
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(send_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(send_body=True)
-
-    def answer(self, send_body: bool) -> None:
-        url = urlsplit(self.path)
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        begin, end = (int(wanted[1]), int(wanted[2]) + 1) if wanted else (None, None)
-        if not url.query.startswith("cdn"):
-            self.server.requests.append(Request(self.command, unquote(url.path), begin, end))
-        info = re.fullmatch(r"/api/models/([^/]+(?:/[^/]+)?)(?:/revision/([^/]+))?", unquote(url.path))
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", unquote(url.path))
-        known = self.find(info or file)
-        if (info or file) and (info or file)[1] in self.server.gated:  # type: ignore[index]
-            self.send(403, b"{}", {"X-Error-Code": "GatedRepo"}, send_body)
-            return
-        if known is None:
-            missing = (
-                "RevisionNotFound" if (info or file) and (info or file)[1] in self.server.repos else "RepoNotFound"
-            )  # type: ignore[index]
-            self.send(404, b'{"error": "not found"}', {"X-Error-Code": missing}, send_body)
-        elif info:
-            sizes = "blobs" in parse_qs(url.query)
-            self.send(200, json.dumps(facts(info[1], *known, sizes)).encode(), {}, send_body)
-        elif file and url.path.endswith(".safetensors") and self.command == "GET" and not url.query:
-            self.send(302, b"", {"Location": f"{self.server.url}{self.path}?cdn"}, send_body)  # weights lie elsewhere
-        elif file and (path := known[1] / file[3]).is_file():
-            data = path.read_bytes()
-            headers = {
-                "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
-                "X-Repo-Commit": known[0],
-                "Accept-Ranges": "bytes",
-            }
-            if begin is None:
-                self.send(200, data, headers, send_body)
-            else:
-                headers["Content-Range"] = f"bytes {begin}-{min(end or 0, len(data)) - 1}/{len(data)}"
-                self.send(206, data[begin:end], headers, send_body)
-        else:
-            self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, send_body)
-
-    def find(self, match: re.Match[str] | None) -> tuple[str, Path] | None:
-        return self.server.repos.get(match[1], {}).get(match[2] or "main") if match else None
-
-    def send(self, status: int, body: bytes, headers: dict[str, str], send_body: bool) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if send_body:
-            self.wfile.write(body)
-
-
-def facts(repo: str, commit: str, folder: Path, sizes: bool) -> dict[str, Any]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    siblings = [{"rfilename": str(path.relative_to(folder))} for path in files]
-    if sizes:
-        siblings = [{**one, "size": path.stat().st_size} for one, path in zip(siblings, files, strict=True)]  # type: ignore[dict-item]
-    counts = {"downloads": 0, "likes": 0, "private": False, "tags": []}
-    return {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "siblings": siblings, **counts}
 
 
 @pytest.fixture
@@ -136,12 +31,8 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     (a / "original/model.safetensors").write_bytes(bytes(1000))
     (a / "README.md").write_text("a")
     server.repos = {"org/a": {"main": (COMMIT, a), COMMIT: (COMMIT, a)}, "org/b": {"v1": (OLD, b), OLD: (OLD, b)}}
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 Run = Callable[..., Called]
@@ -153,21 +44,7 @@ def run(tmp_path: Path, hub: Hub) -> Run:
     work = tmp_path / "work"
     work.mkdir()
     (work / "soup.yml").write_text(SOUP)
-    kept = {name: value for name, value in os.environ.items() if "OFFLINE" not in name and not name.startswith("HF_")}
-    environment = {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
-
-    def call(*arguments: str) -> Called:
-        done = subprocess.run(
-            [sys.executable, "-m", "mergec", *arguments],
-            cwd=work,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Called(done.returncode, done.stdout, done.stderr)
-
-    return call
+    return partial(call_mergec, work, hub, tmp_path / "cache")
 
 
 def weights_of(folder: Path) -> dict[str, int]:
