@@ -42,7 +42,6 @@ DIFFERENT: dict[str, Difference] = {
     "test_embedding_truncation.py::test_default_and_allow_crimes_do_not_truncate[[]*]": Difference("E321", _WORDS),
     "test_tokenizer.py::*::test_mismatched_vocabulary_requires_alignment": Difference("E321", _WORDS),
 }
-AWAITED = ("test_chat_template.py::*",)  # chat_template, which mergec does not have yet
 
 
 class Outcome(NamedTuple):
@@ -85,10 +84,6 @@ def outcomes(sources: Path) -> dict[str, Outcome]:
     return {name: one for name, one in found.items() if one.merged}
 
 
-def is_awaited(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in AWAITED)
-
-
 def difference(name: str) -> Difference | None:
     return next((one for pattern, one in DIFFERENT.items() if fnmatchcase(name, pattern)), None)
 
@@ -99,7 +94,7 @@ def test_all_that_merge_are_run(outcomes: dict[str, Outcome]) -> None:
 
 def test_each_passes_or_stands_in_the_table(outcomes: dict[str, Outcome]) -> None:
     failed = {name: one.message for name, one in outcomes.items() if one.outcome != "passed"}
-    assert {name: text for name, text in failed.items() if not difference(name) and not is_awaited(name)} == {}
+    assert {name: text for name, text in failed.items() if not difference(name)} == {}
 
 
 def test_what_stands_in_the_table_fails_for_the_reason_given(outcomes: dict[str, Outcome]) -> None:

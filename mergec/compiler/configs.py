@@ -1,0 +1,48 @@
+"""Configs that disagree: fields that say what the weights compute, of which the result gets those of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mergec.compiler.compile import Analysis
+from mergec.compiler.names import few
+from mergec.errors import Problem
+
+# What the same weights compute something else with; shapes, layers and vocabularies are checked elsewhere.
+_MEANING = (
+    *("max_position_embeddings", "n_positions", "sliding_window", "partial_rotary_factor"),
+    *("num_attention_heads", "num_key_value_heads", "n_head", "num_heads", "head_dim"),
+    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+    *("hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
+    *("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
+    *("num_experts_per_tok", "norm_topk_prob"),
+)
+
+
+def disagreements(analysis: Analysis) -> Iterator[Problem]:
+    """A warning for each model whose config says otherwise than that of the model which gives the result its config."""
+    donor = analysis.models[analysis.recipe.references[0]]
+    if donor.checkpoint.config is None:
+        return
+    expected = meaning(donor.checkpoint.text_config)
+    for model in analysis.models.values():
+        found = meaning(model.checkpoint.text_config) if model.checkpoint.config is not None else expected
+        differ = [key for key in expected if key in found and found[key] != expected[key]]
+        if differ:
+            said = few([f"{key} {found[key]} (in '{donor.reference}' {expected[key]})" for key in differ])
+            what = f"the config of '{model.reference}' differs in what weights compute: {said}"
+            hint = f"the result has the config of '{donor.reference}'; another base_model brings its own"
+            yield Problem(model.place, "W730", what, hint)
+
+
+def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that say what weights compute; those of rotations by one name, wherever they stand."""
+    rotations = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rotations.get("rope_type", rotations.get("type", "default"))
+    theta = config.get("rope_theta", rotations.get("rope_theta"))
+    scaling = {key: value for key, value in rotations.items() if key not in ("rope_theta", "rope_type", "type")}
+    found = {key: config[key] for key in _MEANING if config.get(key) is not None}
+    found |= {"rope_theta": float(theta)} if isinstance(theta, int | float) else {}
+    return found | {"rotations": {"type": kind, **scaling} if kind != "default" else "unscaled"}
