@@ -232,7 +232,7 @@ RECIPES = [
         "E119 emr makes an artifact of whole models, found 'slices'; hint: list the models under 'models:'"),
     Mistake("a threshold over slices of other models", "merge_method: ties\nbase_model: base\nparameters: {weight: 1, density: 0.5, scope: model}\nslices:\n"
         "  - sources: [{model: base, layer_range: [0, 1]}, {model: a, layer_range: [0, 1]}]\n  - ^sources: [{model: base, layer_range: [1, 2]}, {model: b, layer_range: [1, 2]}]\n",
-        "E118 the threshold of models[0] is taken over the whole model, and this slice has other models than the first; hint: give every slice the same models, or set scope: tensor"),
+        "E118 the threshold of models[0] is taken over the whole model, and this part of it has other models than the first; hint: give every part the same models, or set scope: tensor"),
     Mistake("modules that are empty", "merge_method: linear\nmodules: ^{}\n",
         "E103 found an empty mapping for 'modules', expected at least one entry; hint: in place of models: each module of the models by name, with models or slices of its own"),
     Mistake("a module of nothing", "merge_method: linear\nmodules: {decoder: ^{parameters: {weight: 1}}}\n",
