@@ -35,6 +35,7 @@ _COMMANDS = {
     "import": ("imports", "turn a recipe of mergekit's into one of mergec's, comments kept"),
     "schema": ("recipes", "print the JSON Schema of the recipe language"),
     "extract-lora": ("extract", "make the adapter that takes a base closest to a fine-tuned model"),
+    "tokens": ("tokens", "give a model another model's tokenizer"),
     "inspect": ("plans", "show what a checkpoint's headers say"),
 }
 

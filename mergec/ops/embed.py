@@ -51,7 +51,7 @@ def index_rows(text: str) -> int:
 
 
 @lru_cache(maxsize=32)
-def _index(text: str) -> Any:
+def index_of(text: str) -> Any:
     """The numbers of an index, int64."""
     import numpy as np
 
@@ -86,7 +86,7 @@ def embed(*tables: Table, rows: tuple[str, ...], axis: int, width: int, dtype: s
     given = np.zeros(len(result), dtype=np.int64)
     first = tile.start // width
     for table, text in zip(tables, rows, strict=True):
-        index = _index(text)[first : first + len(result)]
+        index = index_of(text)[first : first + len(result)]
         is_given = index >= 0
         ends = (np.diff(index) != is_given[1:]) | (is_given[1:] != is_given[:-1])
         cuts = [0, *(np.flatnonzero(ends) + 1).tolist(), len(index)]
