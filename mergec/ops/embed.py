@@ -89,12 +89,13 @@ def embed(*tables: Table, rows: tuple[str, ...], axis: int, width: int, dtype: s
         index = index_of(text)[first : first + len(result)]
         is_given = index >= 0
         ends = (np.diff(index) != is_given[1:]) | (is_given[1:] != is_given[:-1])
+        put = _add if (given[is_given] > 0).any() else _copy
         cuts = [0, *(np.flatnonzero(ends) + 1).tolist(), len(index)]
         for begin, end in pairwise(cuts):
             if begin < end and index[begin] >= 0:
                 start = int(index[begin])
                 found = table(start * width, (start + end - begin) * width).view(-1, width)
-                _take(result[begin:end], found, given[begin:end])
+                put(result[begin:end], found, given[begin:end])
         given += is_given
     several = np.flatnonzero(given > 1)
     if len(several):
@@ -103,15 +104,18 @@ def embed(*tables: Table, rows: tuple[str, ...], axis: int, width: int, dtype: s
     return result
 
 
-def _take(result: Tensor, found: Tensor, given: Any) -> None:
-    """Rows that are the first of their place are copied, with the sign of their zeros; others are added."""
-    if not given.any():
-        result.copy_(found)
-    elif given.all():
-        result += found.to(result.dtype)
-    else:
-        for number, one in enumerate(found):
-            _take(result[number : number + 1], one[None], given[number : number + 1])
+def _copy(result: Tensor, found: Tensor, given: Any) -> None:
+    """Rows that are the first of their places; zeros keep their signs."""
+    result.copy_(found)
+
+
+def _add(result: Tensor, found: Tensor, given: Any) -> None:
+    """Rows of which some have places where others are already."""
+    for number, one in enumerate(found):
+        if given[number]:
+            result[number] += one.to(result.dtype)
+        else:
+            result[number] = one
 
 
 class RowMean(Reducer):

@@ -182,3 +182,25 @@ def test_artifacts_are_made_and_made_dense_under_their_peaks(method: str, scores
     plan.run(tmp_path / "out", device="cpu")
     dense = mergec.api.adopt(compile_task(tmp_path / "out", "1"))
     assert peak_of(lambda: dense.run(tmp_path / "dense", device="cpu")) < dense.memory.peak_bytes
+
+
+@pytest.mark.parametrize(("method", "workers"), [("linear", 1), ("ties", 2)])
+def test_rows_of_shuffled_vocabularies_are_read_block_by_block(method: str, workers: int, tmp_path: Path) -> None:
+    """No matrix over the vocabulary: beside the tiles there is an index of one number per row for each table."""
+    rows = 24_000
+    for number in range(3):
+        generator = torch.Generator().manual_seed(number)
+        table = torch.empty(rows, 960, dtype=torch.bfloat16).normal_(generator=generator)
+        order = torch.randperm(rows, generator=generator).tolist() if number else range(rows)
+        vocabulary = {f"t{token}": row for row, token in enumerate(order)}
+        (tmp_path / str(number)).mkdir()
+        save_file(
+            {"embed_tokens.weight": table, "lm_head.weight": table.clone()}, tmp_path / f"{number}/model.safetensors"
+        )
+        (tmp_path / str(number) / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    base = {"base_model": "0", "parameters": DELTAS} if method == "ties" else {"parameters": {"weight": 1.0}}
+    tokenizer = {"source": "union", "pad_to_multiple_of": 4096}
+    recipe = write_recipe(tmp_path, method, ["1", "2"], **base, tokenizer=tokenizer)
+    plan = mergec.compile(recipe, workers=workers)
+    assert plan.memory.peak_bytes < 120 * MIB
+    assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
