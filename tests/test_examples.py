@@ -42,6 +42,15 @@ def test_the_quick_start_merges_load_generate_and_beat_every_model_on_the_mean(t
         assert scores[skill][skill] == max(score[skill] for score in scores.values())
 
 
+def test_the_mixture_of_the_quick_start_scores_as_its_page_says(tmp_path: Path) -> None:
+    made = run("-m", "mergec", "moe", str(QUICKSTART / "moe.yml"), "merged/moe", cwd=tmp_path)
+    assert "made merged/moe: 35 tensors" in made
+    scored = run(str(QUICKSTART / "score.py"), "merged/moe", cwd=tmp_path).splitlines()
+    page = (ROOT / "docs" / "moe.md").read_text().splitlines()
+    rows = [line for line in scored if line.startswith(("base", "merged/moe"))]
+    assert [row for row in page if row.startswith(("base ", "merged/moe "))] == rows
+
+
 def test_the_merged_quick_start_model_answers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

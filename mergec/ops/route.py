@@ -24,14 +24,14 @@ ResidualScale = Annotated[
 ]
 
 
-@op("map", "weight -> weight", scratch_bytes=64)
+@op("map", "weight -> weight", scratch_bytes=160)
 def perturb(values: Tensor, *, scale: float, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """A weight plus `scale` times standard normal noise, drawn per entry."""
     noise = random.normal(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
     return values + (noise * scale).to(values.dtype)
 
 
-@op("map", "-> weight", scratch_bytes=64)
+@op("map", "-> weight", scratch_bytes=160)
 def gaussian(*, seed: int, stream: str, tile: Tile) -> Tensor:
     """Standard normal numbers, float32."""
     return random.normal(tile.start, tile.stop, random.key(seed, stream, tile.name, ""), tile.device).float()
