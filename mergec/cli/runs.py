@@ -132,6 +132,8 @@ def execute(
     except KeyboardInterrupt:
         click.echo(f"interrupted; {out} was not touched, the same command goes on where this one stopped", err=True)
         return 130
+    for remark in result.remarks:
+        click.echo(remark, err=True)
     if as_json:
         click.echo(json.dumps({"event": "done", **vars(result)}, default=str))
     elif not quiet:

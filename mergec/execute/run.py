@@ -11,6 +11,7 @@ from typing import Any
 from mergec.errors import RunError, UsageError, count
 from mergec.execute import reuse
 from mergec.execute.reuse import Decision
+from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
 from mergec.execute.work import Report, choose_device, survey, work
 from mergec.io.digests import FollowedFiles, remembered, state_id
@@ -41,7 +42,7 @@ class Result:
     """What a run made: the folder, and how it went.
 
     `kept` counts tensors that an interrupted run had finished, `reused` those of an earlier output. `is_current` says
-    that the output was all that it should be, and was left alone.
+    that the output was all that it should be, and was left alone. `remarks` say what is odd about what was found.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Result:
     seconds: float
     moved_aside: Path | None = None
     is_current: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 def run(
@@ -92,7 +94,9 @@ def run(
             moved = job.publish(out)
     seconds = time.monotonic() - start
     kept, reused = len(decision.kept), len(decision.reused)
-    return Result(out, len(plan.outputs), kept, reused, read_bytes, plan.written_bytes, seconds, moved)
+    return Result(
+        out, len(plan.outputs), kept, reused, read_bytes, plan.written_bytes, seconds, moved, remarks=job.remarks
+    )
 
 
 def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: str = "auto") -> None:
@@ -112,7 +116,8 @@ def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: st
         kept = job.keep(wanted)
         todo = [output for output in plan.outputs if output.name in wanted - kept]
         statistics, _ = job.survey(todo, target)
-        work(plan, todo, staging, device=target, finished=job.finished, statistics=statistics)
+        states = find_states(plan, todo, target).values
+        work(plan, todo, staging, device=target, finished=job.finished, statistics=statistics, states=states)
 
 
 def publish(plan: Plan, folder: str | Path, out: str | Path, *, force: bool = False) -> Path | None:
@@ -167,6 +172,7 @@ class _Job:
         self.keys = plan_keys(plan, by_content(self.states))
         self.digests: dict[str, str] = {}
         self.made: dict[str, str] = {}
+        self.remarks: tuple[str, ...] = ()
         staging.prepare()
 
     def finished(self, output: Output, digest: str) -> None:
@@ -233,6 +239,8 @@ class _Job:
     def compute(self, todo: Sequence[Output], device: Any) -> int:
         """Compute tensors, hashing the input files that are not known behind the workers; returns the bytes read."""
         statistics, surveyed = self.survey(todo, device)
+        states = find_states(self.plan, todo, device)
+        self.remarks += states.remarks
         known = {source.path: source.sha256 or _remembered(source.path) for source in self.plan.files}
         self.digests = {path: digest for path, digest in known.items() if digest} | self.digests
         with FollowedFiles(path for path in known if path not in self.digests) as files:
@@ -245,9 +253,10 @@ class _Job:
                 finished=self.finished,
                 passed=files.passed,
                 statistics=statistics,
+                states=states.values,
             )
             self.digests |= files.finish()
-        return surveyed + read_bytes
+        return surveyed + states.read_bytes + read_bytes
 
     def publish(self, out: Path) -> Path | None:
         if not self.digests:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mergec.errors import RunError
+from mergec.errors import RunError, count
 from mergec.execute.evaluate import one_torch_thread
 from mergec.graph import Node, walk
 from mergec.io.checkpoint import Checkpoint
@@ -21,8 +22,20 @@ if TYPE_CHECKING:
 Tokens: TypeAlias = tuple[int, ...]
 
 
-def find_states(plan: Plan, outputs: Sequence[Output], device: Any) -> tuple[dict[int, Tensor], int]:
-    """The flat values of the `prompt_states` nodes that outputs need, by node, and the bytes read for them.
+_ALIKE = 5.0  # a condition number above which rows hardly tell tokens apart
+
+
+@dataclass(frozen=True)
+class States:
+    """The flat values of `prompt_states` nodes, by node; the bytes read for them; what is odd about them."""
+
+    values: Mapping[int, Tensor] = field(default_factory=dict)
+    read_bytes: int = 0
+    remarks: tuple[str, ...] = ()
+
+
+def find_states(plan: Plan, outputs: Sequence[Output], device: Any) -> States:
+    """The values of the `prompt_states` nodes that outputs need.
 
     The model is computed in one thread, one prompt at a time, so that nothing depends on the others or on padding.
     """
@@ -30,14 +43,33 @@ def find_states(plan: Plan, outputs: Sequence[Output], device: Any) -> tuple[dic
     found = {node.index: (node, kinds[kind]) for kind in kinds for node in walk(plan.root(plan.kinds[kind]))}
     needed = {index: pair for index, pair in found.items() if pair[0].op_class == "states"}
     if not needed:
-        return {}, 0
+        return States()
     node, output = next(iter(needed.values()))  # those of a plan are of one model
     checkpoint = _checkpoint(plan, output.sources[0].file)
     nodes = [pair[0] for pair in needed.values()]
     with one_torch_thread(), _quiet():
         model = _model(plan, checkpoint, node.attr("dtype"), device)
         states = {tokens: _states(model, tokens, node.attr("state")) for tokens in dict.fromkeys(_prompts(nodes))}
-    return {one.index: _rows(one, states) for one in nodes}, sum(file.file_bytes for file in checkpoint.files)
+    rows = {one.index: _rows(one, states) for one in nodes}
+    alike = [pair[1].name for index, pair in needed.items() if _condition(rows[index]) > _ALIKE]
+    values = {index: one.view(-1) for index, one in rows.items()}
+    return States(values, sum(file.file_bytes for file in checkpoint.files), tuple(_remarks(alike)))
+
+
+def _condition(rows: Tensor) -> float:
+    """The condition number of rows: 1 where they are at right angles, without bound where they are alike."""
+    import torch
+
+    lengths = torch.linalg.svdvals(rows.double()).tolist()
+    return lengths[0] / lengths[-1] if lengths[-1] > 1e-6 * lengths[0] else float("inf")
+
+
+def _remarks(alike: Sequence[str]) -> Iterator[str]:
+    if alike:
+        others = f" and in {count(len(alike) - 1, 'other router')}" if len(alike) > 1 else ""
+        what = f"the experts' rows are nearly alike in {alike[0]}{others}, so that they hardly tell tokens apart"
+        code, hint = "W705", "prompts that differ more, in their last token above all, or gate_mode: hidden_avg"
+        yield f"warning[{code}]: {what}; hint: {hint}"
 
 
 def _checkpoint(plan: Plan, file: str) -> Checkpoint:
@@ -110,11 +142,11 @@ def _states(model: Any, tokens: Tokens, which: str) -> Tensor:
 
 
 def _rows(node: Node, states: Mapping[Tokens, Tensor]) -> Tensor:
-    """A row of length 1 for each expert: the mean over prompts for it, less that over prompts for others."""
+    """A row of length 1 for each expert, float32: the mean over prompts for it, less that over prompts for others."""
     import torch
 
     def mean(prompts: Sequence[Tokens]) -> Tensor:
         return torch.stack([states[tokens][node.attr("layer")] for tokens in prompts]).mean(dim=0)
 
     made = [mean(some) - mean(others) if others else mean(some) for some, others in node.attr("prompts")]
-    return unit(torch.stack(made)).float().view(-1)
+    return unit(torch.stack(made)).float()

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, UsageError, path_text
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
-from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
 from mergec.io.reader import Reader
 from mergec.io.staging import Staging
@@ -60,13 +60,12 @@ def work(
     finished: Finished,
     passed: Passed | None = None,
     statistics: Statistics | None = None,
+    states: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> int:
     """Compute outputs into a staging folder on the plan's workers; returns the bytes read.
 
-    `statistics` must have been found (`survey`) as far as the outputs need any.
+    `statistics` and `states` must have been found (`survey`, `find_states`) as far as the outputs need any.
     """
-
-    states, loaded = find_states(plan, outputs, device)
 
     def compute(crew: Crew, output: Output, reader: Reader) -> None:
         if plan.kinds[output.kind].kind_class == "copy":
@@ -79,7 +78,7 @@ def work(
             for source in output.sources:
                 passed(source.file, source.end)
 
-    return loaded + _hand_out(plan, outputs, compute, report)
+    return _hand_out(plan, outputs, compute, report)
 
 
 def survey(

@@ -132,3 +132,17 @@ def test_a_base_that_lacks_a_tensor_is_told(folder: Path) -> None:
     assert caught.value.code == "E705"
     assert "lacks model.layers.1.input_layernorm.weight, so it cannot read the prompts" in str(caught.value)
     assert not (folder / "out").exists()
+
+
+def test_a_run_tells_of_rows_that_are_nearly_alike(folder: Path) -> None:
+    experts = [{"source_model": name, "positive_prompts": [f"w{n} w5"]} for n, name in ((1, "a"), (2, "b"))]
+    result = mergec.compile(write_moe(folder / "alike.yml", experts, gate_mode="hidden")).run(folder / "alike")
+    assert result.remarks == (
+        "warning[W705]: the experts' rows are nearly alike in model.layers.0.mlp.gate.weight, so that they hardly tell "
+        "tokens apart; hint: prompts that differ more, in their last token above all, or gate_mode: hidden_avg",
+    )  # the first layer sees nothing but the last token
+    assert torch.equal(*gates(folder / "alike")[0])
+    other = [{**one, "positive_prompts": [f"w{n}"]} for n, one in enumerate(experts)]
+    assert (
+        mergec.compile(write_moe(folder / "other.yml", other, gate_mode="hidden")).run(folder / "other").remarks == ()
+    )
