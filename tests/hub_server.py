@@ -41,6 +41,7 @@ class Hub(ThreadingHTTPServer):
         self.home: Path | None = None  # where repositories are made
         self.token = "secret"  # what a writer has to show
         self.blobs: dict[str, bytes] = {}  # by SHA-256, as large files are sent
+        self.cut: int | None = None  # the byte of a weight file from which on nothing is given
         self.refused: set[str] = set()  # names of files whose sending fails
         self.requests: list[Request] = []
 
@@ -67,8 +68,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, send_body: bool) -> None:
         url = urlsplit(self.path)
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        begin, end = (int(wanted[1]), int(wanted[2]) + 1) if wanted else (None, None)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        begin = int(wanted[1]) if wanted else None
+        end = int(wanted[2]) + 1 if wanted and wanted[2] else None
         if not url.query.startswith("cdn"):
             self.server.requests.append(Request(self.command, unquote(url.path), begin, end))
         info = re.fullmatch(r"/api/models/([^/]+(?:/[^/]+)?)(?:/revision/([^/]+))?", unquote(url.path))
@@ -94,10 +96,17 @@ class Handler(BaseHTTPRequestHandler):
                 "X-Repo-Commit": known[0],
                 "Accept-Ranges": "bytes",
             }
-            if begin is None:
+            cut = self.server.cut
+            if send_body and cut is not None and end is None and path.suffix == ".safetensors":
+                if (begin or 0) >= cut:
+                    self.send(503, b"", {}, True)
+                else:
+                    self.send(206 if begin else 200, data[begin or 0 : cut], headers, True, len(data) - (begin or 0))
+                    self.close_connection = True
+            elif begin is None:
                 self.send(200, data, headers, send_body)
             else:
-                headers["Content-Range"] = f"bytes {begin}-{min(end or 0, len(data)) - 1}/{len(data)}"
+                headers["Content-Range"] = f"bytes {begin}-{min(end or len(data), len(data)) - 1}/{len(data)}"
                 self.send(206, data[begin:end], headers, send_body)
         else:
             self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, send_body)
@@ -194,9 +203,12 @@ class Handler(BaseHTTPRequestHandler):
     def find(self, match: re.Match[str] | None) -> tuple[str, Path] | None:
         return self.server.repos.get(match[1], {}).get(match[2] or "main") if match else None
 
-    def send(self, status: int, body: bytes, headers: dict[str, str], send_body: bool) -> None:
+    def send(
+        self, status: int, body: bytes, headers: dict[str, str], send_body: bool, promised: int | None = None
+    ) -> None:
+        length = len(body) if promised is None else promised
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
+        for name, value in {"Content-Length": str(length), "Content-Type": "application/json", **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if send_body:

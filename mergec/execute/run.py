@@ -15,7 +15,7 @@ from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
 from mergec.execute.work import Report, choose_device, survey, work
 from mergec.io.digests import FollowedFiles, remembered, state_id
-from mergec.io.hub import is_hub_path
+from mergec.io.hub import is_hub_path, missing_bytes
 from mergec.io.journal import Journal, Placed
 from mergec.io.lockfile import LockedRecipe, LockFile, parse_lock
 from mergec.io.staging import Staging, check_output, check_space, made_here, side_file_digest, staging_folder
@@ -83,7 +83,8 @@ def run(
         return Result(out, made, 0, made, 0, plan.written_bytes, seconds, is_current=True)
     folder = staging_folder(out)
     with Staging(folder, plan.shards) as staging:
-        check_space(folder.parent, plan.written_bytes - staging.held_bytes())
+        to_fetch = missing_bytes((one.path, one.file_bytes, one.sha256) for one in plan.files)
+        check_space(folder.parent, plan.written_bytes - staging.held_bytes(), to_fetch)
         with Journal(folder, domain, staging.sync) as journal:
             job = _Job(plan, staging, journal, report)
             decision = job.take_over(out, rebuild)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from mergec.io.checkpoint import (
     read_json,
     weight_file,
 )
+from mergec.io.download import download, fetched_bytes, is_cached
 from mergec.io.tensors import MAX_HEADER_BYTES, Header, parse_header
 
 _SCHEME = "hf://"
@@ -86,10 +87,23 @@ def fetch(path: str) -> str:
     if not is_hub_path(path):
         return path
     repo, commit, name = _parts(path)
-    with _hub_errors(f"{repo}@{commit[:12]}"):
-        from huggingface_hub import hf_hub_download
+    try:
+        return download(repo, name, commit)
+    except InputError:
+        raise
+    except Exception as error:  # the hub client's errors share no base class across its versions
+        what = f"the hub does not give {name} of {repo}@{commit[:12]}: {reason(error)[1]}"
+        raise InputError("E301", what, "run it again: what was fetched is kept") from None
 
-        return hf_hub_download(repo, name, revision=commit)
+
+def missing_bytes(files: Iterable[tuple[str, int, str | None]]) -> int:
+    """How many bytes of files, given as path, size and SHA-256 if known, are still to be fetched."""
+    found = 0
+    for path, size, sha256 in files:
+        if is_hub_path(path):
+            repo, commit, name = _parts(path)
+            found += 0 if is_cached(repo, name, commit) else max(0, size - fetched_bytes(repo, sha256))
+    return found
 
 
 def small_file(path: str) -> bytes:

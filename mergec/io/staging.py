@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from mergec.errors import InputError, RunError, UsageError, path_text, size_text
 from mergec.io import hub
+from mergec.io.download import cache_folder
 from mergec.io.journal import is_record
 from mergec.io.layout import Shard, SideFile
 from mergec.io.lockfile import LOCK_NAME, LockFile, MadeFile, read_lock
@@ -53,14 +54,31 @@ def check_output(out: Path, sources: Iterable[str], force: bool) -> None:
         raise UsageError("E401", what, f"choose another folder, or --force to move it aside to {aside(out).name}")
 
 
-def check_space(folder: Path, needed_bytes: int) -> None:
-    """Refuse to start when the disk cannot hold the result (E402)."""
-    while not folder.exists():
-        folder = folder.parent
+def check_space(folder: Path, needed_bytes: int, fetched_bytes: int = 0) -> None:
+    """Refuse to start when a disk cannot hold the result, or what is fetched from the hub before it (E402)."""
+    folder = _nearest(folder)
+    if fetched_bytes:
+        cache = _nearest(cache_folder())
+        if cache.stat().st_dev == folder.stat().st_dev:
+            what = f"the result takes {size_text(needed_bytes)}, and the files to be fetched"
+            hint = "make room; the output folder and the hub's cache (HF_HOME) may be on different disks"
+            _require(folder, needed_bytes + fetched_bytes, f"{what} {size_text(fetched_bytes)}", hint)
+            return
+        what = f"the files to be fetched take {size_text(fetched_bytes)}"
+        _require(cache, fetched_bytes, what, "make room, or set HF_HOME to a folder on another disk")
+    what = f"the result takes {size_text(needed_bytes)}"
+    _require(folder, needed_bytes, what, "make room, or choose an output folder on another disk")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def _require(folder: Path, needed_bytes: int, what: str, hint: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        what = f"the result takes {size_text(needed_bytes)}, {folder} has {size_text(free)} free"
-        raise UsageError("E402", what, "make room, or choose an output folder on another disk")
+        raise UsageError("E402", f"{what}, {folder} has {size_text(free)} free", hint)
 
 
 def aside(out: Path) -> Path:

@@ -212,3 +212,60 @@ def test_a_local_folder_of_that_name_wins(run: Run, hub: Hub, tmp_path: Path) ->
     called = run("plan", "soup.yml")
     assert re.search(r"models\[0\] +org/a +org/a +beside the recipe", called.out)
     assert hub.requests == []
+
+
+def small_chunks(work: Path) -> tuple[str, str]:
+    """Options under which the hub's client writes what it gets at once, not from 10 MB on."""
+    text = "import huggingface_hub.constants as constants\nconstants.DOWNLOAD_CHUNK_SIZE = 10_000\n"
+    (work / "chunks.py").write_text(text)
+    return "--plugin", "chunks.py"
+
+
+def test_a_fetch_that_was_interrupted_goes_on_where_it_was(run: Run, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "work/copy.yml").write_text("merge_method: passthrough\nmodels: [{model: org/a}]\n")
+    hub.cut = 100_000
+    called = run("run", "copy.yml", "out", *small_chunks(tmp_path / "work"))
+    assert called.code != 0
+    assert "the hub does not give model.safetensors of org/a@cccccccccccc: " in called.err
+    assert called.err.endswith("hint: run it again: what was fetched is kept\n")
+    assert "Traceback" not in called.err
+    (left,) = (tmp_path / "cache").rglob("*.mergec-part")
+    assert left.stat().st_size == 100_000
+    hub.cut = None
+    hub.requests.clear()
+    assert run("run", "copy.yml", "out", "-q").code == 0
+    assert [one.begin for one in hub.asked("model.safetensors") if one.end is None] == [100_000]
+    assert tensors_of(tmp_path / "work/out/model.safetensors") == tensors_of(tmp_path / "hub/a/model.safetensors")
+    assert not [*(tmp_path / "cache").rglob("*.mergec-part")]
+
+
+def test_what_was_left_of_another_file_is_fetched_anew(run: Run, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "work/copy.yml").write_text("merge_method: passthrough\nmodels: [{model: org/a}]\n")
+    hub.cut = 100_000
+    run("run", "copy.yml", "out", *small_chunks(tmp_path / "work"))
+    (left,) = (tmp_path / "cache").rglob("*.mergec-part")
+    left.write_bytes(bytes(100_000))
+    hub.cut = None
+    called = run("run", "copy.yml", "out")
+    assert "model.safetensors of org/a@cccccccccccc has another SHA-256 than it says; hint: run it again" in called.err
+    assert not (tmp_path / "work/out").exists()
+    assert run("run", "copy.yml", "out", "-q").code == 0
+    assert tensors_of(tmp_path / "work/out/model.safetensors") == tensors_of(tmp_path / "hub/a/model.safetensors")
+
+
+def test_a_disk_that_cannot_hold_what_is_fetched_is_refused_before_the_start(
+    run: Run, hub: Hub, tmp_path: Path
+) -> None:
+    size = (tmp_path / "hub/a/model.safetensors").stat().st_size
+    free = f"shutil.disk_usage = lambda _: SimpleNamespace(free={size})\n"
+    (tmp_path / "work/full.py").write_text(f"import shutil\nfrom types import SimpleNamespace\n{free}")
+    (tmp_path / "work/copy.yml").write_text("merge_method: passthrough\nmodels: [{model: org/a}]\n")
+    called = run("run", "copy.yml", "out", "--plugin", "full.py")
+    assert re.fullmatch(
+        r"mergec: error\[E402\]: the result takes 721\.\d+ kB, and the files to be fetched 721\.\d+ kB, /.* has "
+        r"721\.\d+ kB free; hint: make room; the output folder and the hub's cache \(HF_HOME\) may be on different "
+        r"disks\n",
+        called.err,
+    ), called.err
+    assert called.code == 2
+    assert not [one for one in hub.asked("model.safetensors") if one.end is None]

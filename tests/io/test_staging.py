@@ -271,6 +271,23 @@ def test_too_small_a_disk_is_refused_before_the_start(tmp_path: Path, monkeypatc
     check_space(tmp_path / "not" / "yet", 60)
     with pytest.raises(UsageError, match="E402"):
         check_space(tmp_path / "not" / "yet", 61)
+    check_space(tmp_path, 20, 40)
+    with pytest.raises(UsageError, match=r"takes 21 B, and the files to be fetched 40 B, .* has 60 B free"):
+        check_space(tmp_path, 21, 40)
+
+
+def test_the_hubs_cache_on_a_disk_of_its_own_is_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Path("/dev/shm")
+    if not cache.is_dir() or cache.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs two file systems")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("mergec.io.staging.cache_folder", lambda: cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(100, 0, 30 if folder == cache else 60))
+    check_space(tmp_path, 60, 30)
+    with pytest.raises(UsageError, match=r"the files to be fetched take 31 B, /dev/shm has 30 B free; .* HF_HOME"):
+        check_space(tmp_path, 60, 31)
+    with pytest.raises(UsageError, match="the result takes 61 B"):
+        check_space(tmp_path, 61, 30)
 
 
 # the journals
