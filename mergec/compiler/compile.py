@@ -21,7 +21,7 @@ from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.compiler.source import Embedded, refs_of
 from mergec.compiler.stages import stage_model
-from mergec.compiler.vocabulary import Chosen, choose
+from mergec.compiler.vocabulary import Chosen, choose, renumbered
 from mergec.errors import InputError, Place, Problem, RecipeError, count
 from mergec.graph import Graph, walk
 from mergec.io.tensors import TensorRef
@@ -212,6 +212,8 @@ def _vocabulary(
     is_open = bool(bounds) and set(recipe.references) <= models.keys()
     if recipe.experts or not is_open or any(vocabulary_problems(recipe)):
         return None, []
+    if recipe.vocabulary is None:
+        return None, list(renumbered([models[reference] for reference in recipe.references]))
     return choose(recipe, {one.reference for bound in bounds for one in bound.inputs}, models)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mergec.compiler.align import Alignment, Numbered, Target, rows_of
@@ -10,6 +10,7 @@ from mergec.compiler.inventory import Model
 from mergec.compiler.names import has_vocabulary
 from mergec.errors import InputError, Place, Problem, count, did_you_mean
 from mergec.io.checkpoint import is_absent, is_tokenizer_file
+from mergec.io.hub import is_hub_path
 from mergec.io.vocabulary import FAST_NAME, AddedToken, Vocabulary, read_vocabulary
 from mergec.recipe.schema import Recipe, TokenizerEntry
 from mergec.recipe.vocabulary import TRUNCATE, UNION, vocabulary_source
@@ -50,6 +51,39 @@ def choose(recipe: Recipe, used: Collection[str], models: Mapping[str, Model]) -
     chosen = chooser.cropped() if source == TRUNCATE and source not in models else chooser.chosen(source, used)
     errors = any(problem.is_error for problem in chooser.problems)
     return (None if errors else chosen), chooser.problems
+
+
+def renumbered(models: Sequence[Model]) -> Iterator[Problem]:
+    """Warnings of models whose tokens have other numbers than the first one's, where rows are merged by number.
+
+    Only of models that are on this machine, and only tokenizers that can be read.
+    """
+    read = [(model, vocabulary) for model in models if (vocabulary := _local_vocabulary(model)) is not None]
+    for model, vocabulary in read[1:]:
+        first, expected = read[0]
+        if vocabulary is expected:
+            continue
+        rows = min(rows_of(first) or 0, rows_of(model) or 0)
+        moved = [
+            token
+            for number, token in vocabulary.tokens.items()
+            if number < rows and expected.ids.get(token, number) != number
+        ]
+        if moved:
+            found, others = vocabulary.ids[moved[0]], expected.ids[moved[0]]
+            what = f"'{model.reference}' has other numbers for {count(len(moved), 'token')} than '{first.reference}', "
+            what += f"such as {found} for {moved[0]!r} and not {others}, and rows are merged by number"
+            yield Problem(model.place, "W351", what, "tokenizer_source: union, or base, merges them token by token")
+
+
+def _local_vocabulary(model: Model) -> Vocabulary | None:
+    files = {name: path for name, path in model.checkpoint.side_files.items() if is_tokenizer_file(name)}
+    if any(is_absent(path) or is_hub_path(path) for path in files.values()):
+        return None
+    try:
+        return read_vocabulary(model.reference, files)
+    except InputError:
+        return None
 
 
 class _Chooser:
@@ -93,6 +127,7 @@ class _Chooser:
         own = vocabularies[donor]
         numbered = {reference: self._numbered(reference, one) for reference, one in vocabularies.items()}
         numbers = dict(numbered[donor].tokens)
+        self._note_strangers(donor, numbered)
         removed = tuple(token for token in own.ids if token not in numbers)
         added: list[AddedToken] = []
         if donor != source:
@@ -148,6 +183,16 @@ class _Chooser:
             what += f"and are passed over: {_few_tokens(set(vocabulary.ids) - tokens.keys())}"
             self._refuse(self.models[reference].place, "W350", what, "is the tokenizer of this model?")
         return Numbered(tokens, frozenset(vocabulary.tokens), rows)
+
+    def _note_strangers(self, donor: str, numbered: Mapping[str, Numbered]) -> None:
+        """Say which tokenizers have too little in common for rows to be merged."""
+        own = numbered[donor].tokens
+        for reference, model in numbered.items():
+            shared = len(model.tokens.keys() & own.keys())
+            if 2 * shared < min(len(model.tokens), len(own)):
+                what = f"'{reference}' shares {shared:,} of its {count(len(model.tokens), 'token')} with '{donor}', so "
+                what += "most rows are merged with stand-ins"
+                self._refuse(self.models[reference].place, "W352", what, "merge models of one family of tokenizers")
 
     def _check_tokens(self, numbered: Mapping[str, Numbered], used: Collection[str], fresh: Collection[str]) -> None:
         """Every token of the recipe has a row to begin with."""

@@ -112,14 +112,24 @@ def read_vocabulary(name: str, side_files: Mapping[str, str]) -> Vocabulary | No
         if is_absent(path):
             what = f"the tokenizer of '{name}' is known by its digest alone, for the model is not here"
             raise InputError("E351", what, "fetch the model")
-    return _read(name, tuple((one, path, small_file_digest(path)) for one, path in files))
+    return _read(tuple(_File(one, small_file_digest(path), path, name) for one, path in files))
+
+
+@dataclass(frozen=True)
+class _File:
+    """A tokenizer file: what it is called, its digest, where it lies and of which model, which make no difference."""
+
+    name: str
+    digest: str
+    path: str = field(compare=False)
+    model: str = field(compare=False)
 
 
 @lru_cache(maxsize=16)
-def _read(name: str, files: tuple[tuple[str, str, str], ...]) -> Vocabulary:
-    """The vocabulary of files given as name, path and digest."""
-    paths = {one: path for one, path, _ in files}
-    main = files[0][0]
+def _read(files: tuple[_File, ...]) -> Vocabulary:
+    """The vocabulary of files, the first of which holds most tokens; equal ones are read once."""
+    paths = {one.name: one.path for one in files}
+    main, name = files[0].name, files[0].model
     config = _object(paths[CONFIG_NAME]) if CONFIG_NAME in paths else {}
     document = _object(paths[main]) if main == FAST_NAME else None
     kind, ids, added = _fast(paths[main], document) if document is not None else _slow(name, main, paths, config)

@@ -212,6 +212,32 @@ def test_a_shuffled_tokenizer_gives_the_same_rows(tmp_path: Path) -> None:
         assert torch.equal(tensors_of(found)[name], tensor), name
 
 
+def test_other_numbers_without_a_word_on_tokens_are_a_warning(three: Path) -> None:
+    tensors = tensors_of(three / "b")
+    for name in (EMBEDDING, HEAD):
+        tensors[name] = tensors[name][:20].clone()
+    save_file(tensors, three / "b/model.safetensors", {"format": "pt"})
+    (three / "recipe.yml").write_text(
+        "merge_method: linear\nmodels: [{model: ./base}, {model: ./b}]\nparameters: {weight: 1}\n"
+    )
+    (warning,) = mergec.compile(three / "recipe.yml").warnings
+    assert warning.partition("recipe.yml:")[2] == (
+        "2:35: warning[W351]: './b' has other numbers for 16 tokens than './base', such as 3 for 'w16' and not 19, and "
+        "rows are merged by number; hint: tokenizer_source: union, or base, merges them token by token"
+    )
+    (three / "b/tokenizer.json").write_text("{}")  # nothing is said of what cannot be read
+    assert mergec.compile(three / "recipe.yml").warnings == ()
+
+
+def test_tokenizers_of_different_kinds_are_a_warning(three: Path) -> None:
+    word_tokenizer([f"▁{word}" for word in WORDS]).save_pretrained(three / "a")
+    models = [three / "base", three / "a"]
+    recipe = write_recipe(three, "linear", models, parameters={"weight": 1.0}, tokenizer_source="union")
+    (warning,) = mergec.compile(recipe).warnings
+    assert "/a' shares 0 of its 20 tokens with" in warning
+    assert "W352" in warning
+
+
 # tied heads, other tensors with a row per token
 
 
