@@ -49,7 +49,8 @@ HEAD = """# Conformance
 
 What mergekit 0.1.5 and mergec, under `compat: mergekit`, make of the same recipes over the same tiny models. Written by
 `python tests/peer/conformance.py --write docs/conformance.md`, which runs both; `pytest tests/peer` runs a cover of it,
-`pytest tests/peer --full-matrix` the whole, half types too.
+`pytest tests/peer --full-matrix` the whole, half types too. What differs on purpose is in
+[deviations.md](deviations.md).
 
 Equal is: the same names, shapes and dtypes, copies bit for bit, float32 within 1e-5, half types within two neighbours.
 Methods that draw at random keep everything here; `arcee_fusion` and `sce` compute in float64, where no choice of

@@ -1,0 +1,90 @@
+"""Where mergec differs from mergekit on purpose: what both do, side by side, as docs/deviations.md says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from differential import run_ours, run_peer
+from models import Family, tensors_of
+from peer_matrix import quiet
+from peer_recipes import Run, merge, model, save_model, source, stack
+
+import mergec
+
+pytest.importorskip("mergekit")
+
+
+def test_what_stands_behind_the_layers_sees_all_sources_of_the_last_slice(llama: Family, run: Run) -> None:
+    """The peer cuts the sources of the last slice to as many as the first one has."""
+    last = [source(llama.a, 1, 3), source(llama.b, 1, 3)]
+    found = run(stack("linear", [source(llama.a, 0, 1)], last, parameters={"weight": 0.5}))
+    a, b = tensors_of(llama.a), tensors_of(llama.b)
+    for name in ("lm_head.weight", "model.norm.weight"):
+        assert torch.allclose(found.ours[name], (a[name] + b[name]) / 2), name
+        assert torch.equal(found.peer[name], a[name]), name
+
+
+def test_weights_that_cancel_are_refused_and_the_peer_divides_by_them(llama: Family, tmp_path: Path) -> None:
+    recipe = merge("linear", model(llama.a, weight=0.5), model(llama.b, weight=-0.5))
+    with quiet():
+        run_peer(recipe, tmp_path / "peer")
+    assert not tensors_of(tmp_path / "peer")["model.norm.weight"].isfinite().any()
+    with pytest.raises(mergec.RecipeError, match="E206"):
+        run_ours(recipe, tmp_path / "ours")
+
+
+def test_a_number_that_is_none_is_refused_and_the_peer_passes_it_on(llama: Family, tmp_path: Path) -> None:
+    tensors = tensors_of(llama.a)
+    tensors["model.norm.weight"][0] = float("nan")
+    save_model(llama.a, tensors, tmp_path / "broken")
+    recipe = merge("linear", model(tmp_path / "broken", weight=0.5), model(llama.b, weight=0.5))
+    with quiet():
+        run_peer(recipe, tmp_path / "peer")
+    assert tensors_of(tmp_path / "peer")["model.norm.weight"][0].isnan()
+    with pytest.raises(Exception, match=r"model\.norm\.weight"):
+        run_ours(recipe, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_second_run_with_fewer_shards_leaves_no_model_of_the_first(llama: Family, tmp_path: Path) -> None:
+    """The peer leaves shards and index of the run before, and reads them in place of the new model."""
+    from mergekit import config, options
+    from mergekit import merge as peer
+
+    for weight, size in ((1.0, 20_000), (0.5, 10**9)):
+        recipe = merge("passthrough", model(llama.a, scale=weight))
+        (tmp_path / "r.yml").write_text(json.dumps(recipe))
+        mergec.compile(tmp_path / "r.yml", shard_bytes=size).run(tmp_path / "ours")
+        with quiet():
+            settings = options.MergeOptions(out_shard_size=size, write_model_card=False, quiet=True)
+            peer.run_merge(config.MergeConfiguration.model_validate(recipe), str(tmp_path / "peer"), settings)
+    assert [file.name for file in (tmp_path / "ours").glob("model*")] == ["model.safetensors"]
+    assert (tmp_path / "peer" / "model.safetensors.index.json").exists()
+
+
+def test_the_donor_is_the_first_model(llama: Family, tmp_path: Path) -> None:
+    """The peer takes one by the order of a set of strings, another in every process."""
+    for number, name in enumerate("abc"):
+        save_model(llama.a, tensors_of(llama.tunes[number]), tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, "bos_token_id": 10 + number}))
+    recipe = merge("linear", *(model(tmp_path / name, weight=1.0) for name in "abc"))
+    run_ours(recipe, tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["bos_token_id"] == 10
+
+
+def test_layers_that_are_stacked_keep_a_config_that_loads(family: Callable[..., Family], tmp_path: Path) -> None:
+    """Of a config that lists its layers the peer writes none."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+
+    made = family("qwen2", torch.float32)
+    recipe = stack("passthrough", [source(made.a, 0, 3)], [source(made.b, 2, 3)])
+    with quiet(), pytest.raises(StrictDataclassError):
+        run_peer(recipe, tmp_path / "peer")
+    run_ours(recipe, tmp_path / "ours")
+    assert len(AutoModelForCausalLM.from_pretrained(tmp_path / "ours").config.layer_types) == 4
