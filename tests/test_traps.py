@@ -164,18 +164,3 @@ def test_the_same_layer_twice_is_written_twice(family: Callable[..., Family], tm
     first, second = (layer.mlp.up_proj.weight for layer in model.model.layers)
     assert torch.equal(first, second)
     assert first.data_ptr() != second.data_ptr()
-
-
-def test_aligning_vocabularies_takes_no_memory_but_an_index(tmp_path: Path) -> None:
-    """A peer makes a matrix of rows x rows per model: 16 GB for 64 thousand tokens."""
-    listed = [f"t{number}" for number in range(3000)]
-    for seed, (name, tokens) in enumerate({"a": listed, "b": listed[::-1]}.items()):
-        write_llama(tmp_path / name, word_tokenizer(tokens), len(tokens), seed)
-    models = [tmp_path / "a", tmp_path / "b"]
-    plain, aligned = (
-        mergec.compile(
-            write_recipe(tmp_path, "linear", models, parameters={"weight": 1}, **more), workers=1
-        ).memory.peak_bytes
-        for more in ({}, {"tokenizer_source": "union"})
-    )
-    assert aligned - plain < 64 * len(listed)  # a permutation matrix is 4 * 3000 bytes a token
