@@ -106,6 +106,7 @@ def _resolve(parameter: Parameter, scopes: list[Scope], t: float, input: Input |
         raise _UnsetError(parameter, input) from None
 
 
+Starts: TypeAlias = tuple[int, ...]
 Parts: TypeAlias = Sequence[tuple[Bound, Inventory]]
 
 
@@ -130,7 +131,7 @@ def lower(
 
 def _lower(parts: Parts, shared: _Shared, prefix: str) -> Iterator[Lowered]:
     for bound, inventory in parts:
-        lowering = _Lowering(bound, frozenset(inventory.layers), shared, prefix)
+        lowering = _Lowering(bound, inventory, shared, prefix)
         for name, row in inventory.rows.items():
             layer = inventory.layers.get(name)
             yield from lowering.tensor(name, row, layer.t if layer else 0.0)
@@ -160,9 +161,10 @@ class _Shared:
 class _Lowering:
     """Makes graphs of the tensors of one part; `prefix` tells the slots of a stage from those of others."""
 
-    def __init__(self, bound: Bound, routed: frozenset[str], shared: _Shared, prefix: str) -> None:
+    def __init__(self, bound: Bound, inventory: Inventory, shared: _Shared, prefix: str) -> None:
         self.bound = bound
-        self._routed = routed
+        self._starts = starts_of(bound, inventory) if bound.recipe.random_order else {}
+        self._routed = frozenset(inventory.layers)
         self._shared, self._prefix = shared, prefix
         self.graph = shared.graph
         self._roots: dict[Any, tuple[_Root, ...]] = {}
@@ -185,9 +187,10 @@ class _Lowering:
         names = {name, *(ref.name for ref in row)}
         matches = tuple(one in each for one in self._filters for each in sorted(names))
         structures = tuple(map(structure_of, row))
-        key = (row[0].shape, structures, t, matches, *(one.root.index if one else None for one in staged))
+        starts = self._starts.get(name)
+        key = (row[0].shape, structures, t, matches, starts, *(one.root.index if one else None for one in staged))
         if key not in self._roots:
-            built = self._resolved(name, row, staged, t)
+            built = self._resolved(name, row, staged, t, starts)
             if built is None:
                 return []
             self._roots[key] = built
@@ -215,7 +218,7 @@ class _Lowering:
         return [self._numbers[number], *(self._shared.number(f"{slot} +{place}") for place in more)][: len(refs)]
 
     def _resolved(
-        self, name: str, row: Sequence[Source], staged: Sequence[Lowered | None], t: float
+        self, name: str, row: Sequence[Source], staged: Sequence[Lowered | None], t: float, starts: Starts | None
     ) -> tuple[_Root, ...] | None:
         """The graphs of one tensor; None, and a note of the reason, where its settings do not allow one."""
         try:
@@ -224,14 +227,18 @@ class _Lowering:
             self._shared.refuse(self._unset_problem(unset), name)
             return None
         try:
-            return self._build(row, staged, values.plain())
+            return self._build(row, staged, values.plain(), starts)
         except ParameterError as error:
             place = self._place(error.parameter, values)
             self._shared.refuse(Problem(place, "E206", f"{error.what} (for {{}})", error.hint), name)
             return None
 
     def _build(
-        self, row: Sequence[Source], staged: Sequence[Lowered | None], values: Mapping[str, Any]
+        self,
+        row: Sequence[Source],
+        staged: Sequence[Lowered | None],
+        values: Mapping[str, Any],
+        starts: Starts | None,
     ) -> tuple[_Root, ...]:
         recipe, method = self.bound.recipe, self.bound.method
         given = recipe.dtype or promoted([ref.dtype for ref in row])
@@ -244,7 +251,7 @@ class _Lowering:
         loads = [self._load(number, source, one, compute) for number, (source, one) in numbered]
         base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.is_base), None)
         models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if not one.is_base]
-        merged = method(base, models, values, self._draw, self._arithmetic)
+        merged = method(base, models, values, replace(self._draw, starts=starts), self._arithmetic)
         out = stored_dtype(recipe, row)
         if isinstance(merged, Node):
             return (self._root("", "", merged, out),)
@@ -341,6 +348,29 @@ def _lowered(name: str, row: Mapping[int, TensorRef], root: _Root, shape: tuple[
 def scopes_of(bound: Bound) -> list[Mapping[str, tuple[Choice, ...]]]:
     """Everywhere that settings stand: for all models, and for each."""
     return [bound.settings, *(one.settings for one in bound.inputs)]
+
+
+def starts_of(bound: Bound, inventory: Inventory) -> dict[str, Starts]:
+    """Where each model's numbers begin for each tensor, in the order in which mergekit draws: by the tensors' names.
+
+    A model whose density keeps everything draws nothing; where ranks are drawn for, one that keeps nothing neither.
+    """
+    found: dict[str, Starts] = {}
+    position = 0
+    draws_for_none = "epsilon" not in bound.method.parameters
+    for name in sorted(inventory.rows, key=lambda name: max(ref.name for ref in inventory.rows[name])):
+        row = inventory.rows[name]
+        if row[0].dtype not in FLOATS:
+            continue
+        layer = inventory.layers.get(name)
+        densities = resolve_tensor(bound, name, row, layer.t if layer else 0.0).plain()["density"]
+        starts = []
+        for density in densities:
+            starts.append(position)
+            if density < 1 and (density > 0 or draws_for_none):
+                position += row[0].numel
+        found[name] = tuple(starts)
+    return found
 
 
 def filters_of(bound: Bound) -> set[str]:

@@ -43,6 +43,14 @@ class Draw:
     seed: int
     stream: str
     slots: tuple[str, ...] = ()
+    starts: tuple[int, ...] | None = None
+    """Where each model's numbers begin, in the one stream of a peer's generator, if that is replayed."""
+
+    def attrs(self, model: int) -> dict[str, Any]:
+        """What a model's draws are keyed by, as attributes of the op that draws."""
+        if self.starts is not None:
+            return {"seed": self.seed, "stream": "mt19937", "slot": str(self.starts[model])}
+        return {"seed": self.seed, "stream": self.stream, "slot": self.slot(model)}
 
     def slot(self, model: int) -> str:
         """The slot id of a model by its number beside the base; the number itself where there are no ids."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from mergec.graph import Node
-from mergec.ops import bits, random
+from mergec.ops import bits, random, replay
 from mergec.ops.op import Reducer, Tile, op
 from mergec.ops.registry import Draw, ParameterError
 
@@ -64,7 +65,7 @@ def trim_outliers(delta: Node, density: float, gamma: float, may_be_empty: bool 
 
 def trim_random(delta: Node, density: float, slot: int, draw: Draw) -> Node:
     """Keep each entry with probability `density`, independently (DARE, arXiv:2311.03099)."""
-    return drop(delta, density=density, seed=draw.seed, stream=draw.stream, slot=draw.slot(slot))
+    return drop(delta, density=density, **draw.attrs(slot))
 
 
 def trim_ranked(delta: Node, density: float, epsilon: float, slot: int, draw: Draw) -> tuple[Node, Node | None]:
@@ -83,8 +84,9 @@ def trim_ranked(delta: Node, density: float, epsilon: float, slot: int, draw: Dr
             f"keep probabilities would run from {low:.6g} to {high:.6g}, expected both inside (0, 1)",
             f"epsilon must be below {min(density, 1 - density):.6g} at density {density:.6g}",
         )
-    chance = rank(delta, density=density, epsilon=epsilon)
-    return drop_ranked(delta, chance, seed=draw.seed, stream=draw.stream, slot=draw.slot(slot)), chance
+    ranked = rank if draw.starts is None else rank_rounded
+    chance = ranked(delta, density=density, epsilon=epsilon)
+    return drop_ranked(delta, chance, **draw.attrs(slot)), chance
 
 
 class Cut(Reducer):
@@ -273,14 +275,23 @@ def ranked_before(magnitude: Tensor, threshold: float, last: float, tile: Tile) 
 @op("map", "delta -> delta", scratch_bytes=16)
 def drop(delta: Tensor, *, density: float, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """Keep each entry with probability `density`, to a resolution of 2**-24."""
-    draws = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
-    return bits.keep(delta, bits.below(draws, round(density * random.LEVELS)))
+    level = round(density * random.LEVELS)
+    if stream == replay.STREAM:  # compared as torch.bernoulli does: to the density in the tensor's own precision
+        level = ceil(replay.as_drawn(density, delta.dtype) * random.LEVELS)
+    return bits.keep(delta, bits.below(_draws(seed, stream, slot, tile), level))
+
+
+def _draws(seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
+    """A number from 0 to LEVELS - 1 for each entry of a tile."""
+    if stream == replay.STREAM:
+        return replay.replayed(seed, int(slot) + tile.start, int(slot) + tile.stop).to(tile.device)
+    return random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
 
 
 @op("map", "delta probability -> delta", scratch_bytes=16)
 def drop_ranked(delta: Tensor, chance: Tensor, *, seed: int, stream: str, slot: str, tile: Tile) -> Tensor:
     """Keep each entry with its own probability."""
-    draws = random.uniform(tile.start, tile.stop, random.key(seed, stream, tile.name, slot), tile.device)
+    draws = _draws(seed, stream, slot, tile)
     return bits.keep(delta, bits.below(draws.to(chance.dtype), chance * random.LEVELS))
 
 
@@ -297,6 +308,23 @@ def rank(delta: Tensor, *, density: float, epsilon: float) -> Tensor:
     order = descending(delta)
     steps = torch.linspace(1, -1, width, dtype=torch.float64) if width > 1 else torch.zeros(1, dtype=torch.float64)
     chances = (density + epsilon * steps).to(torch.float32).to(delta.device)
+    return torch.empty_like(order, dtype=torch.float32).scatter_(-1, order, chances.expand(rows, width))
+
+
+@op("row", "delta -> probability", scratch_bytes=40)
+def rank_rounded(delta: Tensor, *, density: float, epsilon: float) -> Tensor:
+    """The same as mergekit computes it: ranks and probabilities in float32, or in bfloat16 for deltas in that.
+
+    A row of one entry, where the peer fails, has probability `density`.
+    """
+    import torch
+
+    work = torch.bfloat16 if delta.dtype == torch.bfloat16 else torch.float32
+    rows, width = delta.shape
+    ranks = torch.arange(width, 0, -1, device=delta.device).to(work)
+    share = ((ranks - ranks.min()) / (ranks.max() - ranks.min())).clamp(0, 1) if width > 1 else ranks * 0 + 0.5
+    chances = ((density - epsilon) + share * 2 * epsilon).float()
+    order = descending(delta)
     return torch.empty_like(order, dtype=torch.float32).scatter_(-1, order, chances.expand(rows, width))
 
 

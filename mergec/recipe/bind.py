@@ -16,6 +16,9 @@ from mergec.recipe.settings import Choice, over, read_setting
 from mergec.recipe.steps import PIPELINE, Passes, Pipeline, read_passes, read_pipeline
 from mergec.recipe.vocabulary import vocabulary_problems
 
+REPLAYED = ("dare_linear", "dare_ties", "della", "della_linear")
+"""The methods whose draws `random_order: mergekit` is about."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -122,6 +125,7 @@ def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
     binder.check_ids()
     binder.problems += vocabulary_problems(recipe)
     binder.check_router()
+    binder.check_random_order()
     binder.check_whole()
     bounds = binder.bounds()
     wrong += rule_problems(recipe)
@@ -316,6 +320,21 @@ class Binder:
                 place = self.document.place((*path, "id" if entry.id else "model"))
                 what = f"'{entry.slot}' is the id of two models, '{known}' and '{entry.model}'"
                 self.problems.append(Problem(place, "E610", what, "give each model an id of its own"))
+
+    def check_random_order(self) -> None:
+        """Only what mergekit draws, in its own order, can be drawn as it does."""
+        recipe, place = self.recipe, self.document.key_place(("random_order",))
+        if recipe.random_order is None:
+            return
+        if recipe.compat != "mergekit":
+            self._problem(place, "E130", "random_order: mergekit needs compat: mergekit", "add it, or remove this")
+        if self.method.name not in REPLAYED:
+            what = f"mergekit draws nothing for {self.method.name} that could be drawn again"
+            self._problem(place, "E130", what, f"it is for {', '.join(REPLAYED)}")
+        for key in ("slices", "modules", "rules", "post"):
+            if getattr(recipe, key):
+                what = f"found 'random_order' beside '{key}': the order is that of models merged whole"
+                self._problem(place, "E130", what, "remove one of the two")
 
     def check_router(self) -> None:
         router = self.recipe.router

@@ -16,7 +16,17 @@ WIDTH = 120
 _WIDEST_ALIGNED = 72  # a longer line keeps its comment to itself
 _FIRST = ["<<", "name", "compat", "merge_method", "base_model", "models", "slices", "modules", "experts"]
 _FIRST += ["shared_experts", "gate_mode", "experts_per_token", "architecture", "steps", "parameters", "rules", "post"]
-LAST = ["dtype", "out_dtype", "compute_dtype", "seed", "tokenizer_source", "tokenizer", "chat_template", "router"]
+LAST = [
+    "dtype",
+    "out_dtype",
+    "compute_dtype",
+    "seed",
+    "random_order",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+    "router",
+]
 LAST += ["metadata"]
 _MODEL_FIRST = ["<<", "match", "model", "source_model", "id", "layer_range"]  # what no list has stands after these
 _IN_MODEL = {

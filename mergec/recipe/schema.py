@@ -272,6 +272,10 @@ class Recipe(_Strict):
         default=None,
         description="`mergekit`: that tool's arithmetic where it differs, and its unknown parameters as warnings",
     )
+    random_order: Literal["mergekit"] | None = Field(
+        default=None,
+        description="`mergekit`, with compat: mergekit: the numbers that tool draws for this seed, tensor after tensor",
+    )
     router: RouterEntry | None = Field(
         default=None, description="for methods that make an artifact: how its experts are chosen"
     )
