@@ -270,6 +270,8 @@ def _reason(name: str, old: LockedRecipe, new: LockedRecipe) -> tuple[str, str]:
     settings = _settings(old.graphs.get(before.graph, ()), new.graphs.get(now.graph, ()))
     if settings is None:
         return "recipe changed: it takes other steps", ""
+    if any(one.startswith("embed ") for one in settings):
+        return "recipe changed: tokens have other rows", ""
     if not settings:
         return "recipe changed: it reads other models", ""
     return f"recipe changed: {', '.join(settings)}:", ", ".join(f"{a} -> {b}" for a, b in settings.values())

@@ -77,13 +77,18 @@ def renumbered(models: Sequence[Model]) -> Iterator[Problem]:
 
 
 def _local_vocabulary(model: Model) -> Vocabulary | None:
-    files = {name: path for name, path in model.checkpoint.side_files.items() if is_tokenizer_file(name)}
+    files = _files(model)
     if any(is_absent(path) or is_hub_path(path) for path in files.values()):
         return None
     try:
         return read_vocabulary(model.reference, files)
     except InputError:
         return None
+
+
+def _files(model: Model) -> dict[str, str]:
+    """A model's tokenizer files, with their paths."""
+    return {name: path for name, path in model.checkpoint.side_files.items() if is_tokenizer_file(name)}
 
 
 class _Chooser:
@@ -102,6 +107,8 @@ class _Chooser:
     def cropped(self) -> Chosen:
         """The rows that all models have, with the tokens of the first."""
         chosen = self._as_numbered(self.recipe.references[0])
+        if any(map(is_absent, _files(self.models[chosen.donor]).values())):
+            return chosen
         vocabulary = self._read(chosen.donor)
         if vocabulary is None:
             return chosen
@@ -119,7 +126,7 @@ class _Chooser:
     def chosen(self, source: str, used: Collection[str]) -> Chosen | None:
         """The tokens of a model, or of all, with those that the recipe adds."""
         donor = self.recipe.references[0] if source == UNION and source not in self.models else source
-        if not any(self.rows.values()):
+        if not any(self.rows.values()) or self._is_known_by_rows():
             return self._as_numbered(donor)
         vocabularies = self._vocabularies(donor)
         if vocabularies is None:
@@ -162,14 +169,16 @@ class _Chooser:
                 self.notes.append(f"{reference} has no tokenizer, so its rows are taken for the tokens of {donor}")
         return found
 
+    def _is_known_by_rows(self) -> bool:
+        """Whether models that are not here have as many rows as the others, which then count as one vocabulary's."""
+        absent = any(is_absent(path) for model in self.models.values() for path in _files(model).values())
+        return absent and len(set(self.rows.values())) == 1 and not self.entry.tokens
+
     def _read(self, reference: str) -> Vocabulary | None:
-        """A model's vocabulary; None where it has none, or where the model itself is not here."""
+        """A model's vocabulary; None where it has none."""
         model = self.models[reference]
-        files = {name: path for name, path in model.checkpoint.side_files.items() if is_tokenizer_file(name)}
-        if any(map(is_absent, files.values())):
-            return None
         try:
-            return read_vocabulary(reference, files)
+            return read_vocabulary(reference, _files(model))
         except InputError as error:
             self.problems.append(error.at(model.place))
             return None

@@ -240,6 +240,29 @@ def test_another_tokenizer_is_an_effect_on_files(compare: Compare) -> None:
     assert found["causes"][0]["no_effect"] == []
 
 
+def test_a_rule_for_a_token_changes_tensors_with_its_row(compare: Compare) -> None:
+    body = BODY + "seed: 3\ntokenizer: {source: base, tokens: {c: {source: a}}}\n"
+    found = compare(("{source: a}", "{source: a, force: true}"), ("seed: 3", "seed: 4"), body=body)
+    causes = {one["path"]: one["changed"] for one in found["causes"]}
+    rows = ["lm_head.weight", "model.embed_tokens.weight"]
+    assert causes == {"seed": [], "tokenizer.tokens.c": rows}
+    assert sorted(found["changed"]) == rows
+    found = compare(("tokenizer: {source: base, tokens: {c: {source: a}}}", "tokenizer_source: base"), body=body)
+    assert [(one["path"], one["no_effect"][0]["why"]) for one in found["causes"]] == [
+        ("tokenizer.tokens", "the result does not depend on it here")
+    ]
+
+
+def test_models_that_are_absent_have_the_tokens_of_others_with_as_many_rows(compare: Compare, tmp_path: Path) -> None:
+    Path("r.yml").write_text(BODY + "tokenizer_source: base\n")
+    assert mergec("lock", "r.yml").code == 0
+    (tmp_path / "a").rename(tmp_path / "gone")
+    Path("r.yml").write_text(BODY.replace("0.5", "0.6", 1) + "tokenizer_source: base\n")
+    found = json.loads(mergec("diff", "--json", "mergec.lock", "r.yml").out)
+    assert found["changed"]
+    assert found["causes"]
+
+
 def test_a_weight_that_normalize_divides_out_changes_nothing(compare: Compare) -> None:
     body = (
         "merge_method: linear\nmodels: [{model: a, parameters: {weight: 0.5}}, {model: b, parameters: {weight: 0}}]\n"

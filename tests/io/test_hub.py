@@ -117,6 +117,21 @@ def test_a_run_makes_the_same_bytes_and_fetches_what_it_needs(run: Run, hub: Hub
     assert not hub.asked("consolidated.safetensors")
 
 
+def test_a_word_on_tokens_fetches_tokenizers_and_no_weights(run: Run, hub: Hub, tmp_path: Path) -> None:
+    vocabulary = {token: number for number, token in enumerate("hgfedcba")}
+    (tmp_path / "hub/b/tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    (tmp_path / "work/soup.yml").write_text(SOUP + "tokenizer_source: union\n")
+    assert run("check", "soup.yml") == Called(0, "soup.yml: ok\n", "")
+    assert len(hub.asked("tokenizer.json")) == 2
+    assert not [
+        one for one in hub.requests if one.path.endswith(".safetensors") and one.begin is None and one.method == "GET"
+    ]
+    (tmp_path / "work/soup.yml").write_text(SOUP)
+    hub.requests.clear()
+    assert run("check", "soup.yml").code == 0
+    assert not hub.asked("tokenizer.json")
+
+
 def test_what_is_not_needed_is_not_fetched(run: Run, hub: Hub, tmp_path: Path) -> None:
     settings = ["--set", "models.1.parameters.weight=0", "-q"]
     assert run("run", "soup.yml", "out", *settings) == Called(0, "", "")

@@ -22,6 +22,16 @@ SOUND: dict[str, Any] = {
     "models": [{"model": "a", "parameters": {"weight": [0.1, 0.9]}}, {"model": "b"}],
     "parameters": {"weight": [{"filter": "mlp", "value": 1}, {"value": [0, 1]}], "density": {"value": 0.5}},
     "dtype": "bfloat16",
+    "tokenizer": {
+        "source": "union",
+        "tokens": {
+            "<x>": {"source": "a", "force": True},
+            "<y>": {"source": {"kind": "model_token", "model": "a", "token": "<x>"}},
+            "<z>": {"source": {"kind": "zero"}},
+        },
+        "pad_to_multiple_of": 8,
+    },
+    "chat_template": "chatml",
     "seed": 3,
     "metadata": {"anything": [1, {"goes": "here"}]},
 }
