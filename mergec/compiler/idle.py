@@ -35,18 +35,8 @@ _KEYS = {
     "model": "both names stand for the same files",
 }
 
-_OF_FILES = (
-    "tokenizer_source",
-    "chat_template",
-    "source",
-    "base_model",
-    "router",
-    "file",
-    "scores",
-    "rank",
-    "rule",
-    "top_k",
-)
+_OF_FILES: tuple[str, ...] = ("tokenizer_source", "chat_template", "source", "base_model")
+_OF_FILES += ("router", "file", "scores", "rank", "rule", "top_k")
 
 
 def why_idle(old: Side, new: Side, change: Change, untouched: Sequence[str], has_effect: bool) -> Iterator[Idle]:

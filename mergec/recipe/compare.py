@@ -158,7 +158,8 @@ def _mapping(value: Mapping[str, Any], key: Key, path: Path, label: str) -> Iter
         elif name == "tokens" and isinstance(inner, dict):
             for token, entry in inner.items():
                 yield (*here, token), Item(f"{called}.{token}", entry or {}, (*at, token))
-            yield (*here, "[order]"), Item(f"order of {called}", _Order(inner), at)
+            if len(inner) > 1:
+                yield (*here, "[order]"), Item(f"order of {called}", _Order(inner), at)
         else:
             yield here, Item(called, reference_text(inner) if name == "base_model" else inner, at)
 

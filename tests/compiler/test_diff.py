@@ -249,7 +249,7 @@ def test_a_rule_for_a_token_changes_tensors_with_its_row(compare: Compare) -> No
     assert sorted(found["changed"]) == rows
     found = compare(("tokenizer: {source: base, tokens: {c: {source: a}}}", "tokenizer_source: base"), body=body)
     assert [(one["path"], one["no_effect"][0]["why"]) for one in found["causes"]] == [
-        ("tokenizer.tokens", "the result does not depend on it here")
+        ("tokenizer.tokens.c", "the result does not depend on it here")
     ]
 
 
