@@ -17,6 +17,7 @@ from mergec.compiler.inventory import Inventory, Model, is_staged, line_up, mode
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.mixture import mixture
 from mergec.compiler.names import Layer, few
+from mergec.compiler.prefixes import called_alike
 from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.compiler.source import Embedded, refs_of
@@ -148,7 +149,7 @@ class _Reader:
         self.problems += problems
         self._models |= opened
         made = {name: stage_model(name, references[name], one) for name, one in stages.items() if one}
-        models, problems = like_others(opened | made)
+        models, problems = like_others(called_alike(opened | made))
         self.problems += problems
         if problems:
             return None

@@ -237,6 +237,16 @@ def test_case_33_linear_over_other_architectures(architecture: str, family: Call
     assert found.ours.keys() == tensors_of(made.a).keys()
 
 
+def test_case_33_gpt2_with_and_without_the_prefix_of_its_names(
+    family: Callable[..., Family], run: Run, tmp_path: Path
+) -> None:
+    made = family("gpt2", torch.float32)
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors_of(made.b).items()}
+    save_model(made.b, bare, tmp_path / "bare")
+    recipe = merge("linear", model(made.a, weight=0.6), model(tmp_path / "bare", weight=0.4))
+    run(recipe).same(recipe)
+
+
 def test_case_35_an_extracted_adapter_gives_the_model_back(llama: Family, tmp_path: Path) -> None:
     called = command("extract-lora", llama.base, llama.a, tmp_path / "lora", "--rank", 96, "--save-embeddings")
     assert called.code == 0, called.err
