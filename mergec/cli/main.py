@@ -58,8 +58,11 @@ class _Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _COMMANDS:
+            from mergec.cli.peer_flags import answer_to_tool
             from mergec.errors import did_you_mean
 
+            if known := answer_to_tool(args[0]):
+                raise known
             raise click.UsageError(f"no command '{args[0]}'; {did_you_mean(args[0], _COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -103,6 +106,13 @@ def _run(argv: list[str] | None) -> int:
         click.echo(f"mergec: {error}", err=True)
         return error.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name:
+            from mergec.cli.peer_flags import answer
+
+            arguments = sys.argv[1:] if argv is None else argv
+            if known := answer(error.ctx.info_name, error.option_name, arguments):
+                click.echo(f"mergec: {known}", err=True)
+                return known.exit_code
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

@@ -84,7 +84,9 @@ def _of_method(document: Document, method: str) -> Iterator[Problem]:
             f"mergekit draws what {method} drops from one stream for all tensors (--random-seed), here it depends on "
             "seed, tensor and model alone: as many entries are dropped, and others"
         )
-        yield Problem(at, DIFFERS, what, "'seed:' in the recipe, or --seed")
+        yield Problem(
+            at, DIFFERS, what, "'random_order: mergekit' with 'seed: N' drops what --random-seed N drops there"
+        )
     if method in _CUTS:
         what = "of entries that are equal at a threshold mergekit keeps any, here those of the lowest index are kept"
         yield Problem(at, DIFFERS, what)

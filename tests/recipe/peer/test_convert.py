@@ -166,7 +166,7 @@ def test_meaning_stays_and_no_comment_is_lost(text: str) -> None:
             [
                 "1:15: warning[W722]: mergekit draws what dare_ties drops from one stream for all tensors "
                 "(--random-seed), here it depends on seed, tensor and model alone: as many entries are dropped, and "
-                "others; hint: 'seed:' in the recipe, or --seed"
+                "others; hint: 'random_order: mergekit' with 'seed: N' drops what --random-seed N drops there"
             ],
         ),
         (
