@@ -59,11 +59,12 @@ class _Lazy(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _COMMANDS:
             from mergec.cli.peer_flags import answer_to_tool
-            from mergec.errors import did_you_mean
+            from mergec.errors import near
 
             if known := answer_to_tool(args[0]):
                 raise known
-            raise click.UsageError(f"no command '{args[0]}'; {did_you_mean(args[0], _COMMANDS)}", ctx)
+            known_here = f"known here: {', '.join(sorted(_COMMANDS))}"
+            raise click.UsageError(f"no command '{args[0]}'; {near(args[0], _COMMANDS) or known_here}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
