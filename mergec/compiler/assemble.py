@@ -31,8 +31,6 @@ def assemble(
     if len(bounds) == 1 and bounds[0].place is None and not bounds[0].module:
         inventory, problems = line_up([models[one.reference] for one in bounds[0].inputs], arrange)
         return [inventory], problems
-    if any(bound.rule for bound in bounds):
-        return assemble_by_rules(bounds, models)
     used = {one.reference: models[one.reference] for bound in bounds for one in bound.inputs}
     head = head_of(used.values())
     tables = {reference: table_of(model, head) for reference, model in used.items()}
@@ -40,6 +38,8 @@ def assemble(
         tables, problems = arrange(tables)
         if problems:
             return [], problems
+    if any(bound.rule for bound in bounds):
+        return assemble_by_rules(bounds, models, tables)
     by_module, problems = _by_module(bounds, tables)
     made: list[Inventory] = []
     for module, group in groupby(bounds, key=lambda bound: bound.module):

@@ -6,22 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from mergec.compiler.inventory import Inventory, Model, head_of, line_up_tables, table_of
+from mergec.compiler.inventory import Inventory, Model, head_of, line_up_tables
 from mergec.compiler.names import few, layer_counts_of, layers_of, natural
 from mergec.compiler.source import Source
 from mergec.errors import Problem, count, did_you_mean
 from mergec.recipe.bind import Bound, Rule
 
 
-def assemble_by_rules(bounds: Sequence[Bound], models: Mapping[str, Model]) -> tuple[list[Inventory], list[Problem]]:
+def assemble_by_rules(
+    bounds: Sequence[Bound], models: Mapping[str, Model], tables: Mapping[str, Mapping[str, Source]]
+) -> tuple[list[Inventory], list[Problem]]:
     """An inventory for the recipe's own method, then one for each rule, or all that does not fit.
+
+    `tables` are the models' tensors by output name.
 
     A tensor is of the first rule whose pattern matches its name, else of the recipe's method. Tensors that only a
     model has which is copied from are part of the result where a rule copies them, and are noted where none does.
     """
     used = {one.reference: models[one.reference] for bound in bounds for one in bound.inputs}
     head = head_of(used.values())
-    tables = {reference: table_of(model, head) for reference, model in used.items()}
     own, rules = bounds[0], [(bound, bound.rule) for bound in bounds[1:] if bound.rule is not None]
     listed = {name for one in own.inputs for name in tables[one.reference]}
     taken: dict[int, list[str]] = {number: [] for number in range(len(bounds))}

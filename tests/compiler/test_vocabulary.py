@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import write_recipe
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from models import tensors_of
+from recipes_fixtures import SHAPES, write_model
 from recipes_fixtures import mergec as command
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
@@ -21,9 +24,17 @@ from torch import Tensor
 from vocabularies import ids_of, pair_tokenizer, word_tokenizer, write_llama
 
 import mergec
-from mergec.errors import RecipeError
+from mergec.compiler.align import Alignment, Numbered, Target
+from mergec.compiler.inventory import Model
+from mergec.compiler.source import Embedded
+from mergec.compiler.text import plan_text
+from mergec.errors import Place, RecipeError
+from mergec.io.checkpoint import Checkpoint
+from mergec.io.tensors import TensorRef
 from mergec.keys import plan_hash, plan_keys
+from mergec.ops.registry import methods
 from mergec.planfile import read_plan
+from mergec.recipe.schema import TokenEntry
 
 WORDS = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(17))]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -141,6 +152,70 @@ def test_the_plan_and_explain_say_whence_rows_come(three: Path) -> None:
     assert read_plan(plan.to_json()).rows == plan.rows
 
 
+def test_text_of_a_plan_with_other_tokens(golden: Any, tmp_path: Path) -> None:
+    for number, label in enumerate(("base", "a", "b")):
+        write_model(tmp_path / label, shapes={**SHAPES, EMBEDDING: (8 + number, 4), HEAD: (8 + number, 4)}, seed=label)
+        words = [*"hgfedcba"[number:], *(f"{label}{i}" for i in range(number))]
+        document = {"model": {"vocab": {word: row for row, word in enumerate(words)}}}
+        (tmp_path / label / "tokenizer.json").write_text(json.dumps(document))
+    (tmp_path / "recipe.yml").write_text(
+        "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\n"
+        "parameters: {weight: 0.5, density: 0.5}\ntokenizer: {tokens: {new: {source: {kind: zero}}}}\n"
+    )
+    plan = mergec.compile(tmp_path / "recipe.yml", workers=1)
+    assert plan_text(plan).replace(str(tmp_path), "FOLDER") == golden("union")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_rows_of_any_vocabularies(data: st.DataObject) -> None:
+    """Indices of a union against the rules, written down token by token; a row is known by its model and number."""
+    letters = st.lists(st.sampled_from("abcdefgh"), min_size=1, unique=True)
+    models = {label: data.draw(letters) for label in "xyz"}
+    base = data.draw(st.sampled_from(["x", None]))
+    forced = data.draw(st.sets(st.sampled_from("abcdefgh"))) & {one for words in models.values() for one in words}
+    order = list(dict.fromkeys(word for words in models.values() for word in words))
+    padding = data.draw(st.integers(0, 2))
+    rows = {label: len(words) + padding for label, words in models.items()}
+    numbered = {
+        label: Numbered({w: n for n, w in enumerate(words)}, frozenset(range(len(words))), rows[label])
+        for label, words in models.items()
+    }
+    target = Target({word: number for number, word in enumerate(order)}, len(order), len(order))
+    entries = {word: TokenEntry(force=True) for word in forced}
+    alignment = Alignment(target, numbered, {label: label for label in models}, entries, base)
+    tables = {label: {EMBEDDING: TensorRef("f", EMBEDDING, "float32", (rows[label], 2), 0, 0)} for label in models}
+    made, problems = alignment.apply(tables, {label: opened(label, tables[label]) for label in models})
+    assert not problems
+    for label, words in models.items():
+        source = made[label][EMBEDDING]
+        found = sources_of(source, label, rows[label])
+        for number, word in enumerate(order):
+            owners = [one for one in models if word in models[one]]
+            default = ["x"] if base and "x" in owners else owners
+            expected = [label] if word in words and word not in forced else default
+            assert found[number] == [(one, models[one].index(word)) for one in expected], (label, word)
+
+
+def opened(label: str, tensors: dict[str, TensorRef]) -> Model:
+    return Model(label, Place("r.yml", 1, 1), "", Checkpoint("", (), tensors, {}, {}))
+
+
+def sources_of(source: Any, label: str, size: int) -> list[list[tuple[str, int]]]:
+    """For each row the models and rows that it is the mean of."""
+    if not isinstance(source, Embedded):
+        return [[(label, number)] for number in range(size)]
+    indices = []
+    for text in source.rows:
+        index: list[int] = []
+        for run in text.split():
+            start, sign, length = run.partition("+") if "+" in run else ("", "", run[1:])
+            index += range(int(start), int(start) + int(length)) if sign else [-1] * int(length)
+        indices.append(index)
+    rows = zip(*indices, strict=True)
+    return [[(slot, row) for slot, row in zip(source.slots, one, strict=True) if row >= 0] for one in rows]
+
+
 # traps
 
 
@@ -176,6 +251,20 @@ def test_a_tokenizer_larger_than_the_matrix_is_passed_over_with_a_word(tmp_path:
     plan.run(tmp_path / "out")
     assert ids_of(tmp_path / "out") == {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4, "f": 5, "ab": 6, "abc": 7}
     assert tensors_of(tmp_path / "out")[EMBEDDING].shape == (8, 16)
+
+
+def test_pieces_past_the_matrix_are_taken_out_of_a_unigram(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<unk>", 0.0), ("a", -1.0), ("b", -2.0), ("ab", -3.0), ("abc", -4.0)]
+    for number, label in enumerate(("base", "a")):
+        made = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.Unigram(pieces, unk_id=0)), unk_token="<unk>", pad_token="<pad>"
+        )
+        write_llama(tmp_path / label, made, 4, number)
+    out = merge(tmp_path, ["base", "a"], tokenizer_source="base", base_model=tmp_path / "base")
+    assert ids_of(out) == {"<unk>": 0, "a": 1, "b": 2, "ab": 3}  # nor is <pad> asked for and so added again
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "slerp", "karcher", "model_stock"])
@@ -267,6 +356,45 @@ def test_biases_of_a_head_are_found_by_their_length(tmp_path: Path) -> None:
     found = tensors_of(merge(tmp_path, ["base", "a"], tokenizer_source="union"))
     assert found["lm_head.bias"].tolist() == list(range(20))
     assert found["final_logits_bias"].tolist() == [list(range(20))]
+
+
+@pytest.mark.parametrize("source", ["union", "base", "truncate"])
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_every_method_takes_rows_that_were_put_in_order(method: str, source: str, tmp_path: Path) -> None:
+    """Trap 10: a method that breaks once embeddings are remapped."""
+    low, _ = methods()[method].models
+    labels = "abcd"[: max(low, 1)]
+    for number, label in enumerate(("base", *labels)):
+        shapes = {**SHAPES, EMBEDDING: (8 + number, 4), HEAD: (8 + number, 4)}
+        write_model(tmp_path / label, shapes=shapes, seed=label)
+        words = [*"abcdefgh"[::-1], *(f"{label}{i}" for i in range(number))] if number else "abcdefgh"
+        document = {"model": {"vocab": {word: row for row, word in enumerate(words)}}}
+        (tmp_path / label / "tokenizer.json").write_text(json.dumps(document))
+    needed = {name: 0.5 for name, one in methods()[method].parameters.items() if one.required}
+    (tmp_path / "recipe.yml").write_text(
+        json.dumps(
+            {
+                "merge_method": method,
+                **({} if method == "passthrough" else {"base_model": "base"}),
+                "models": [{"model": label} for label in (["a"] if method == "passthrough" else labels)],
+                "parameters": needed,
+                "tokenizer_source": "union" if method == "passthrough" and source == "base" else source,
+            }
+        )
+    )
+    plan = mergec.compile(tmp_path / "recipe.yml", workers=1)
+    plan.run(tmp_path / "out")
+    found = load_file(tmp_path / "out/model.safetensors")[EMBEDDING]
+    size = {"base": 8, "truncate": 8, "union": 8 + len(labels) * (len(labels) + 1) // 2}[source]
+    assert len(found) == (9 if method == "passthrough" else size)
+    assert found.isfinite().all()
+
+
+def test_rules_take_rows_that_were_put_in_order(three: Path) -> None:
+    rules = [{"match": HEAD, "copy": str(three / "b")}]
+    out = merge(three, ["base", "b"], tokenizer_source="union", rules=rules)
+    b = rows_of(three / "b", HEAD)
+    assert_rows(rows_of(out, HEAD), {token: b[token] for token in [*WORDS, "own"]})
 
 
 # ids in configs
