@@ -123,6 +123,7 @@ def test_the_table_of_mistakes_covers_the_codes_of_a_check() -> None:
             "io/test_hub.py",
             "io/test_vocabulary.py",
             "compiler/test_mixture.py",
+            "execute/test_states.py",
             "compiler/test_rules.py",
             "recipe/test_reference.py",
             "peer/test_replay.py",

@@ -260,6 +260,7 @@ def plan_of(
         raise RecipeError([error.at(recipe.document.place(("merge_method",)))]) from None
     if plan.statistics:
         _refuse_other_models(analysis, plan.statistics[0].name)
+        _refuse_states(analysis, plan)
     beside, notes = side_files(
         recipe,
         method,
@@ -316,6 +317,16 @@ def _refuse_other_models(analysis: Analysis, statistic: str) -> None:
             place = part.bound.place or (part.bound.rule and part.bound.rule.place)
             place = place or analysis.recipe.document.place(("modules", part.bound.module))
             raise RecipeError([Problem(place, "E118", what, hint)])
+
+
+def _refuse_states(analysis: Analysis, plan: Plan) -> None:
+    """A number about the whole model is found first, and so are hidden states: neither can wait for the other."""
+    if any(kind.kind_class == "states" for kind in plan.kinds):
+        what = (
+            f"the {plan.statistics[0].name} is taken over the whole model, and a stage makes routers of hidden states"
+        )
+        hint = "make that stage by a run of its own, or take gate_mode: cheap_embed"
+        raise RecipeError([Problem(analysis.recipe.document.place(("merge_method",)), "E367", what, hint)])
 
 
 def plan_name(recipe: Recipe) -> str:

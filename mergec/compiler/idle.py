@@ -36,7 +36,7 @@ _KEYS = {
 }
 
 _OF_FILES: tuple[str, ...] = ("tokenizer_source", "chat_template", "source", "base_model")
-_OF_FILES += ("router", "file", "scores", "rank", "rule", "top_k")
+_OF_FILES += ("router", "file", "scores", "rank", "rule", "top_k", "experts_per_token", "architecture")
 
 
 def why_idle(old: Side, new: Side, change: Change, untouched: Sequence[str], has_effect: bool) -> Iterator[Idle]:

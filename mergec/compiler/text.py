@@ -23,6 +23,8 @@ from mergec.plan import Kind, ModelUse, Output, Plan, Statistic
 from mergec.recipe.expand import expansion_lines
 from mergec.recipe.settings import Resolved
 
+_MOST_INPUTS = 12
+
 
 def plan_text(plan: Plan) -> str:
     """The whole plan for a terminal; the same for the same plan."""
@@ -264,10 +266,12 @@ def _input_rows(analysis: Analysis, output: Output, slot: int) -> list[tuple[str
     read = "" if set(refs) & set(output.sources) else f"not read: {_why_unread(analysis, output.tensor, slot)}"
     whose = source.slots if isinstance(source, Embedded) else (one.reference, *("" for _ in refs[1:]))
     heads = [("" if number else one.label, reference, "" if number else read) for number, reference in enumerate(whose)]
-    return [
+    rows: list[tuple[str, ...]] = [
         (label, reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", why)
         for ref, (label, reference, why) in zip(refs, heads, strict=True)
     ]
+    more = len(rows) - _MOST_INPUTS  # a row of an embedding for each token of many prompts
+    return [*rows[:_MOST_INPUTS], ("", "", "", f"and {more:,} more", "")] if more > 0 else rows
 
 
 def _why_unread(analysis: Analysis, name: str, slot: int) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mergec.errors import RunError, count
+from mergec.errors import RunError, count, path_text
 from mergec.execute.evaluate import one_torch_thread
 from mergec.graph import Node, walk
 from mergec.io.checkpoint import Checkpoint
@@ -42,18 +42,45 @@ def find_states(plan: Plan, outputs: Sequence[Output], device: Any) -> States:
     kinds = {output.kind: output for output in outputs}
     found = {node.index: (node, kinds[kind]) for kind in kinds for node in walk(plan.root(plan.kinds[kind]))}
     needed = {index: pair for index, pair in found.items() if pair[0].op_class == "states"}
-    if not needed:
-        return States()
-    node, output = next(iter(needed.values()))  # those of a plan are of one model
-    checkpoint = _checkpoint(plan, output.sources[0].file)
-    nodes = [pair[0] for pair in needed.values()]
-    with one_torch_thread(), _quiet():
-        model = _model(plan, checkpoint, node.attr("dtype"), device)
-        states = {tokens: _states(model, tokens, node.attr("state")) for tokens in dict.fromkeys(_prompts(nodes))}
-    rows = {one.index: _rows(one, states) for one in nodes}
+    models: dict[tuple[str, str], list[Node]] = {}
+    for node, output in needed.values():
+        models.setdefault((_file(plan, node, output), node.attr("dtype")), []).append(node)
+    rows: dict[int, Tensor] = {}
+    read_bytes = 0
+    for (file, dtype), nodes in models.items():
+        checkpoint = _checkpoint(plan, file)
+        with one_torch_thread(), _quiet():
+            rows |= _of_model(_model(plan, checkpoint, dtype, device), nodes)
+        read_bytes += sum(one.file_bytes for one in checkpoint.files)
     alike = [pair[1].name for index, pair in needed.items() if _condition(rows[index]) > _ALIKE]
-    values = {index: one.view(-1) for index, one in rows.items()}
-    return States(values, sum(file.file_bytes for file in checkpoint.files), tuple(_remarks(alike)))
+    return States({index: one.view(-1) for index, one in rows.items()}, read_bytes, tuple(_remarks(alike)))
+
+
+def _file(plan: Plan, node: Node, output: Output) -> str:
+    """A file of the model that a node is of; it stands for all of them."""
+    sources = dict(zip(plan.kinds[output.kind].slots, output.sources, strict=True))
+    return sources[node.inputs[0].attr("slot")].file
+
+
+def _checkpoint(plan: Plan, file: str) -> Checkpoint:
+    """The model that a file is of."""
+    for one in plan.checkpoints.values():
+        if any(file == own.path for own in one.files):
+            return one
+    raise RunError("E705", f"the plan does not know the model of {path_text(file)}", "make a new plan")
+
+
+def _of_model(model: Any, nodes: Sequence[Node]) -> dict[int, Tensor]:
+    """The rows of nodes that are of one model, each prompt computed once."""
+    asked = dict.fromkeys((tokens, node.attr("state")) for node in nodes for tokens in _prompts(node))
+    states = {(tokens, which): _states(model, tokens, which) for tokens, which in asked}
+    return {node.index: _rows(node, states) for node in nodes}
+
+
+def _prompts(node: Node) -> Iterator[Tokens]:
+    for asked in node.attr("prompts"):
+        for some in asked:
+            yield from some
 
 
 def _condition(rows: Tensor) -> float:
@@ -70,18 +97,6 @@ def _remarks(alike: Sequence[str]) -> Iterator[str]:
         what = f"the experts' rows are nearly alike in {alike[0]}{others}, so that they hardly tell tokens apart"
         code, hint = "W705", "prompts that differ more, in their last token above all, or gate_mode: hidden_avg"
         yield f"warning[{code}]: {what}; hint: {hint}"
-
-
-def _checkpoint(plan: Plan, file: str) -> Checkpoint:
-    """The model that a file is of."""
-    return next(one for one in plan.checkpoints.values() if any(file == own.path for own in one.files))
-
-
-def _prompts(nodes: Sequence[Node]) -> Iterator[Tokens]:
-    for node in nodes:
-        for asked in node.attr("prompts"):
-            for some in asked:
-                yield from some
 
 
 @contextmanager
@@ -141,12 +156,12 @@ def _states(model: Any, tokens: Tokens, which: str) -> Tensor:
     return torch.stack(each).cpu()
 
 
-def _rows(node: Node, states: Mapping[Tokens, Tensor]) -> Tensor:
+def _rows(node: Node, states: Mapping[tuple[Tokens, str], Tensor]) -> Tensor:
     """A row of length 1 for each expert, float32: the mean over prompts for it, less that over prompts for others."""
     import torch
 
     def mean(prompts: Sequence[Tokens]) -> Tensor:
-        return torch.stack([states[tokens][node.attr("layer")] for tokens in prompts]).mean(dim=0)
+        return torch.stack([states[tokens, node.attr("state")][node.attr("layer")] for tokens in prompts]).mean(dim=0)
 
     made = [mean(some) - mean(others) if others else mean(some) for some, others in node.attr("prompts")]
     return unit(torch.stack(made)).float()

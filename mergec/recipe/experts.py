@@ -26,7 +26,8 @@ What is no expert's is the base's as it is. The rows of routers are made of prom
 """
 KEYS = ("shared_experts", "gate_mode", "experts_per_token", "architecture")
 """The keys that only a recipe with `experts` has."""
-_OTHERS = ("models", "slices", "modules", "parameters", "steps", "post", "router", "tokenizer", "tokenizer_source")
+_TAKEN = {"merge_method", "base_model", "experts", *KEYS, "dtype", "out_dtype", "compute_dtype", "lora_merge_dtype"}
+_TAKEN |= {"seed", "chat_template", "compat", "name", "metadata"}
 _RESIDUAL = "down_proj"
 _NO_NOISE, _AS_IT_IS = each(0.0), each(1.0)
 
@@ -102,8 +103,8 @@ def _others(recipe: Recipe) -> Iterator[Problem]:
         what = f"found merge_method: {recipe.merge_method} beside 'experts', which are not merged"
         hint = "remove one of the two; an expert may be the result of another recipe of this file"
         yield Problem(recipe.document.place(("merge_method",)), "E700", what, hint)
-    for key in _OTHERS:
-        if key in recipe.model_fields_set and getattr(recipe, key):
+    for key in recipe.document.value:
+        if key in recipe.model_fields_set - _TAKEN and getattr(recipe, key):
             what = f"'{key}' has no meaning beside 'experts'"
             yield Problem(recipe.document.key_place((key,)), "E700", what, "remove it")
 
@@ -115,7 +116,7 @@ def _counts(recipe: Recipe) -> Iterator[Problem]:
         place = recipe.document.place(("experts_per_token",)) if is_said else recipe.document.key_place(("experts",))
         default = "" if is_said else ", the default"
         what = f"experts_per_token is {wanted}{default}, and the recipe has {count(found, 'expert')}"
-        yield Problem(place, "E701", what, f"expected 1 to {found}")
+        yield Problem(place, "E701", what, f"expected 1 to {found}" if found > 1 else "write experts_per_token: 1")
 
 
 def _ids(recipe: Recipe) -> Iterator[Problem]:

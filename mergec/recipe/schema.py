@@ -225,7 +225,9 @@ class Recipe(_Strict):
     experts: list[ExpertEntry] = Field(
         default=[], description="in place of models: what becomes the experts of a mixture, each a dense model"
     )
-    shared_experts: list[ExpertEntry] = Field(default=[], description="experts that every token is sent to")
+    shared_experts: Annotated[list[ExpertEntry], BeforeValidator(lambda value: [] if value is None else value)] = Field(
+        default=[], description="experts that every token is sent to"
+    )
     base_model: ModelReference | None = Field(
         default=None, description="the model that deltas are taken from; it also gives config and tokenizer"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from mergec.compiler.families import FAMILIES
 from mergec.errors import RecipeError
 from mergec.execute.run import run
 from mergec.execute.work import Progress
+from mergec.graph import listing
+from mergec.recipe.canon import canonical_text
+from mergec.recipe.format import format_text
 from mergec.recipe.new import recipe_text
 
 MIXTRAL = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
@@ -356,6 +360,53 @@ def test_embeddings_are_read_row_by_row(dense: Folder) -> None:
     gate = next(output for output in plan.outputs if output.name.endswith("gate.weight"))
     assert [ref.name for ref in gate.sources] == [f"model.embed_tokens.weight[{number}]" for number in (1, 4, 5, 6)]
     assert sum(ref.end - ref.begin for ref in gate.sources) == 4 * HIDDEN * 4
+
+
+def test_the_graphs_of_a_mixture(dense: Folder, golden: Callable[..., Any]) -> None:
+    """One graph of each sort: how a router is made in every mode, and an expert with noise and a factor."""
+    folder, found = dense("llama"), []
+    experts = [{**ASKED[0], "noise_scale": 0.1, "residual_scale": 0.5}, {**ASKED[1], "negative_prompts": ["w4"]}]
+    for mode in ("random", "uniform_random", "cheap_embed", "hidden_avg"):
+        plan = mergec.compile(write_moe(folder / "graphs.yml", experts, gate_mode=mode, dtype="bfloat16"))
+        block = "model.layers.1.block_sparse_moe"
+        for name in (f"{block}.gate.weight", *((f"{block}.experts.0.w2.weight",) if mode == "random" else ())):
+            output = next(one for one in plan.outputs if one.name == name)
+            graph = [
+                re.sub(r"config='\w+'|uint8.\d+", "...", line) for line in listing(plan.root(plan.kinds[output.kind]))
+            ]
+            found += [f"{mode}: {name}", *(f"  {line}" for line in graph)]
+    assert "\n".join(found) == golden()
+
+
+def test_every_command_takes_a_recipe_of_experts(dense: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = dense("llama")
+    monkeypatch.chdir(folder)
+    write_moe(folder / "all.yml", [{**ASKED[0], "residual_scale": 0.5}, ASKED[1]], gate_mode="cheap_embed")
+    gate = "model.layers.1.block_sparse_moe.gate.weight"
+
+    def said(*arguments: object) -> list[str]:
+        called = command(*arguments)
+        assert (called.code, called.err) == (0, "")
+        return called.out.splitlines()
+
+    assert said("check", "all.yml") == ["all.yml: ok, 42 tensors from 3 models; no weights were read"]
+    assert "  experts[1]  b     b     beside the recipe" in said("plan", "all.yml")
+    assert "  base_model  base  float32 [32]  model.embed_tokens.weight[1] in base/model.safetensors" in said(
+        "explain", "all.yml", gate
+    )
+    assert "  residual_scale  a  0.5  all.yml:10:22, filter 'down_proj'" in said(
+        "explain", "all.yml", "model.layers.0.block_sparse_moe.experts.0.w2.weight"
+    )
+    assert said("plan", "all.yml", "--html", "all.html")[0].startswith("all.html: plan ")
+    assert said("lock", "all.yml")[0].startswith("mergec.lock: all.yml, 3 input files")
+    assert said("status", "all.yml") == ["all.yml: clean"]
+    canonical = canonical_text((folder / "all.yml").read_text(), "all.yml")
+    (folder / "canonical.yml").write_text(canonical)
+    assert said("diff", "all.yml", "canonical.yml")[0].endswith("same result")
+    assert format_text(canonical, "all.yml") == canonical  # one order of keys for both
+    edited = command("diff", "all.yml", write_moe(folder / "edit.yml", ASKED, gate_mode="cheap_embed"))
+    assert "  experts[0].residual_scale  a  0.5 -> (not set)  all.yml:10:22" in edited.out.splitlines()
+    assert "effect: 3 of 42 tensors change, 18.43 kB of 173.70 kB" in edited.out.splitlines()
 
 
 def test_families_are_asked_in_the_peers_order() -> None:

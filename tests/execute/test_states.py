@@ -19,6 +19,7 @@ from mergec.errors import RecipeError, RunError
 from mergec.execute import states
 
 PROMPTS = {"a": (["w1 w2 w3", "w4"], []), "b": (["w5 w6"], ["w1", "w7 w8 w9"])}
+SCOPE = {"weight": 1, "density": 0.5, "scope": "model"}
 TOKENS = {"a": ([[1, 4, 5, 6], [1, 7]], []), "b": ([[1, 8, 9]], [[1, 4], [1, 10, 11, 12]])}
 
 
@@ -146,3 +147,29 @@ def test_a_run_tells_of_rows_that_are_nearly_alike(folder: Path) -> None:
     assert (
         mergec.compile(write_moe(folder / "other.yml", other, gate_mode="hidden")).run(folder / "other").remarks == ()
     )
+
+
+def test_stages_with_bases_of_their_own_have_states_of_their_own(folder: Path, passes: list[str]) -> None:
+    (folder / "a/tokenizer.json").write_bytes((folder / "base/tokenizer.json").read_bytes())
+    (folder / "a/tokenizer_config.json").write_bytes((folder / "base/tokenizer_config.json").read_bytes())
+    one = json.loads(written(folder).read_text())
+    two = {**one, "base_model": "a", "gate_mode": "hidden_avg"}
+    texts = [json.dumps({"name": name, **stage}) for name, stage in (("one", one), ("two", two))]
+    merge = {"merge_method": "linear", "models": [{"model": "one"}, {"model": "two"}], "parameters": {"weight": 1}}
+    (folder / "staged.yml").write_text("\n---\n".join([*texts, json.dumps(merge)]))
+    mergec.compile(folder / "staged.yml").run(folder / "staged")
+    assert passes == ["loaded"] * 2
+    found = []
+    for name, stage in (("one", one), ("two", two)):
+        (folder / f"{name}.yml").write_text(json.dumps(stage))
+        mergec.compile(folder / f"{name}.yml").run(folder / name)
+        found.append(gates(folder / name))
+    for gate, left, right in zip(gates(folder / "staged"), *found, strict=True):
+        torch.testing.assert_close(gate, (left + right) / 2)
+    (folder / "ties.yml").write_text(
+        "\n---\n".join(
+            [*texts, json.dumps({**merge, "merge_method": "ties", "base_model": "one", "parameters": SCOPE})]
+        )
+    )
+    with pytest.raises(RecipeError, match=r"E367.*: the threshold.* is taken over the whole model"):
+        mergec.compile(folder / "ties.yml")

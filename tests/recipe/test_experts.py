@@ -28,7 +28,7 @@ DRAWN = recipe(A, B, "gate_mode: random")
     [
         (DRAWN + "experts_per_token: 3\n", ["6:20: error[E701]: experts_per_token is 3, and the recipe has 2 experts; hint: expected 1 to 2"]),
         (DRAWN + "experts_per_token: 0\n", ["6:20: error[E103]: found 0 for 'experts_per_token', expected a number greater than or equal to 1; hint: how many experts of a mixture a token is sent to"]),
-        (recipe(A, "gate_mode: random"), ["2:1: error[E701]: experts_per_token is 2, the default, and the recipe has 1 expert; hint: expected 1 to 1"]),
+        (recipe(A, "gate_mode: random"), ["2:1: error[E701]: experts_per_token is 2, the default, and the recipe has 1 expert; hint: write experts_per_token: 1"]),
         (
             recipe(prompted(A, "x"), B),
             ["5:5: error[E702]: 'b' has no positive_prompts, and gate_mode hidden routes by them; hint: add texts that should be routed to it, or take gate_mode: random"],
@@ -49,6 +49,7 @@ DRAWN = recipe(A, B, "gate_mode: random")
         (DRAWN.replace("base_model: base\n", ""), ["1:1: error[E210]: a mixture has all but its experts from a base, and the recipe has no 'base_model'; hint: add base_model: MODEL"]),
         ("merge_method: ties\n" + DRAWN, ["1:15: error[E700]: found merge_method: ties beside 'experts', which are not merged; hint: remove one of the two; an expert may be the result of another recipe of this file"]),
         (DRAWN + "models: [{model: c}]\n", ["6:1: error[E700]: 'models' has no meaning beside 'experts'; hint: remove it"]),
+        (DRAWN + "compat: mergekit\nrandom_order: mergekit\n", ["7:1: error[E700]: 'random_order' has no meaning beside 'experts'; hint: remove it"]),
         (DRAWN + "parameters: {weight: 1}\n", ["6:1: error[E700]: 'parameters' has no meaning beside 'experts'; hint: remove it"]),
         ("merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\ngate_mode: random\n", ["4:1: error[E700]: 'gate_mode' belongs to a mixture of experts, and the recipe has no 'experts'; hint: remove it, or list 'experts:'"]),
         ("merge_method: moe\nbase_model: base\n", ["1:1: error[E102]: the key 'experts' is missing; hint: in place of models: what becomes the experts of a mixture, each a dense model"]),
