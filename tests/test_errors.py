@@ -126,6 +126,7 @@ def test_the_table_of_mistakes_covers_the_codes_of_a_check() -> None:
             "execute/test_states.py",
             "compiler/test_rules.py",
             "recipe/test_reference.py",
+            "recipe/test_shuffle.py",
             "peer/test_replay.py",
         )
     )

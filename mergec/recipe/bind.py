@@ -127,6 +127,7 @@ def bind(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
     binder.check_router()
     binder.check_random_order()
     binder.check_whole()
+    binder.check_shuffle()
     bounds = binder.bounds()
     wrong += rule_problems(recipe)
     if recipe.rules and not wrong:
@@ -350,6 +351,12 @@ class Binder:
             self.problems.append(
                 Problem(place, "E644", f"no file '{router.file}' beside the recipe", "paths count from the recipe")
             )
+
+    def check_shuffle(self) -> None:
+        """Layers that are drawn are stacked as they are."""
+        if self.recipe.shuffle and self.method.name != "passthrough":
+            what = f"'shuffle' stacks the layers that are drawn as they are, found merge_method: {self.method.name}"
+            self._problem(self.document.place(("merge_method",)), "E131", what, "write merge_method: passthrough")
 
     def check_whole(self) -> None:
         """An artifact's tasks are whole models."""

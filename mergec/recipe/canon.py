@@ -26,8 +26,19 @@ from mergec.recipe.steps import Pipeline, Written, read_passes, read_pipeline
 from mergec.recipe.vocabulary import vocabulary_source
 
 _ELSEWHERE = ("E644",)  # about files beside the recipe, which version control does not put there
-_OWN = {"merge_method", "models", "slices", "modules", "base_model", "parameters", "steps", "out_dtype", "seed"}
-_OWN |= {"tokenizer_source", "tokenizer", "post", "experts", "shared_experts"}
+_OWN = {
+    "merge_method",
+    "models",
+    "slices",
+    "shuffle",
+    "modules",
+    "base_model",
+    "parameters",
+    "steps",
+    "out_dtype",
+    "seed",
+}
+_OWN |= {"tokenizer_source", "tokenizer", "post", "experts", "shared_experts", "shuffle"}
 
 Setting = tuple[tuple[str | None, tuple[Any, ...]], ...]
 """A setting's choices: a filter, None for the one that ends it, and knots."""

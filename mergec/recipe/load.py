@@ -19,12 +19,15 @@ from mergec.recipe.schema import (
     Recipe,
     RouterEntry,
     RuleEntry,
+    ShuffledModel,
+    ShuffleEntry,
     SliceEntry,
     SourceEntry,
     TokenEntry,
     TokenizerEntry,
     TokenSource,
 )
+from mergec.recipe.shuffle import shuffled
 from mergec.recipe.source import decoded, read_bytes
 
 _REFERENCES = ("model", "base_model", "source_model", "copy", "tokenizer_source", "source")
@@ -71,7 +74,8 @@ def read_recipe(document: Document) -> tuple[Recipe | None, list[Problem]]:
             if not all(_drop(value, found["loc"]) for found in violations):
                 return None, problems
         else:
-            object.__setattr__(recipe, "_document", document)
+            recipe, placed = shuffled(recipe, document)
+            object.__setattr__(recipe, "_document", placed)
             wrong = [*_contents(document, recipe, (), problems)]
             for name, module in recipe.modules.items():
                 wrong += _contents(document, module, ("modules", name), problems)
@@ -86,6 +90,8 @@ def _contents(
     ways: tuple[str, ...] = ("models", "slices", "modules") if isinstance(holder, Recipe) else ("models", "slices")
     if isinstance(holder, Recipe) and (holder.merge_method == "moe" or "experts" in document.value):
         ways = ("experts",)
+    if isinstance(holder, Recipe) and holder.shuffle:
+        ways = ("shuffle", *(way for way in ways if (way,) in document.keys))
     written = [way for way in ways if getattr(holder, way)]
     if len(written) > 1:
         first, second = sorted(written, key=lambda way: document.key_place((*path, way)))[:2]
@@ -175,6 +181,7 @@ _ENTRIES: dict[str, type[BaseModel]] = {
     "sources": SourceEntry,
     "modules": ModuleEntry,
     "router": RouterEntry,
+    "shuffle": ShuffleEntry,
     "tokenizer": TokenizerEntry,
     "tokens": TokenEntry,
     "source": TokenSource,
@@ -189,6 +196,8 @@ _CALLED: dict[type[BaseModel], str] = {
     SourceEntry: "a source of a slice",
     ModuleEntry: "a module",
     RouterEntry: "a router",
+    ShuffleEntry: "a shuffle",
+    ShuffledModel: "a model of a shuffle",
     TokenizerEntry: "the tokenizer",
     TokenEntry: "a token's entry",
     TokenSource: "a token's source",
@@ -202,7 +211,7 @@ def _model_at(path: Path) -> type[BaseModel]:
     model: type[BaseModel] = Recipe
     for part in path[:-1]:
         if part in _ENTRIES and part in model.model_fields:
-            model = _ENTRIES[str(part)]
+            model = ShuffledModel if model is ShuffleEntry else _ENTRIES[str(part)]
     return model
 
 

@@ -151,6 +151,22 @@ class TokenizerEntry(_Strict):
     )
 
 
+class ShuffledModel(_Strict):
+    """A model that layers are drawn from."""
+
+    model: ModelReference = Field(description="a model that layers are drawn from")
+    id: SlotId | None = Field(default=None, description="what the model is called from version to version")
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="how often it is drawn beside the others")
+
+
+class ShuffleEntry(_Strict):
+    """Layers drawn from models at random by the recipe's `seed`, and stacked."""
+
+    models: list[ShuffledModel] = Field(min_length=1, description="the models that layers are drawn from")
+    layers: int = Field(ge=1, le=100_000, description="how many layers are drawn")
+    full_random: bool = Field(default=False, description="any layer in each place; else the one of that number")
+
+
 RULE_WAYS = ("method", "copy", "keep", "drop")
 
 
@@ -217,6 +233,9 @@ class Recipe(_Strict):
     models: list[ModelEntry] = Field(default=[], description="what is merged, in order, each as `- model: PATH`")
     slices: list[SliceEntry] = Field(
         default=[], description="in place of models: layers of models, stacked in the order of this list"
+    )
+    shuffle: ShuffleEntry | None = Field(
+        default=None, description="in place of slices: layers drawn from models by the seed, and stacked"
     )
     modules: dict[str, ModuleEntry] = Field(
         default={},
@@ -380,7 +399,9 @@ def json_schema() -> dict[str, Any]:
         "description": Recipe.model_fields["post"].description,
     }
     schema["$defs"]["TokenEntry"]["properties"]["source"]["anyOf"].append({"type": "string", "minLength": 1})
-    schema["oneOf"] = [_holds(key, "merge_method") for key in ("models", "slices", "modules")] + [_holds("experts")]
+    schema["oneOf"] = [_holds(key, "merge_method") for key in ("models", "slices", "modules", "shuffle")] + [
+        _holds("experts")
+    ]
     schema["$defs"]["ModuleEntry"]["oneOf"] = [_holds(key) for key in ("models", "slices")]
     schema["allOf"] = [
         {
