@@ -200,9 +200,11 @@ def _axes(tables: Tables, models: Mapping[str, Model]) -> dict[str, int]:
 
 
 def _telling_rows(model: Model) -> int | None:
-    """The number of a model's rows, if no other number of its config is the same."""
+    """The number of a model's rows, if it is no other number of its config, nor the length of a row."""
     size = rows_of(model)
-    return None if size in set(_other_numbers(model.checkpoint.config or {})) else size
+    others = set(_other_numbers(model.checkpoint.config or {}))
+    others |= set(model.embedding.shape[1:]) if model.embedding else set()
+    return None if size in others else size
 
 
 def _other_numbers(config: Mapping[str, Any]) -> Iterator[int]:

@@ -41,7 +41,7 @@ def _changes(chosen: Chosen) -> list[str]:
     """What the tokenizer of the result is, where it is no model's own."""
     added = [f"{one.content!r} {one.id}" for one in chosen.appended]
     texts = [f"with {count(len(added), 'token')} added: {_few(added)}"] if added else []
-    gone = [repr(token) for token in chosen.removed]
+    gone = [repr(token) for token in chosen.gone]
     texts += [f"without {count(len(gone), 'token')} that no row stands for: {_few(gone)}"] if gone else []
     return [f"tokenizer: that of {chosen.donor}, {' and '.join(texts)}"] if texts else []
 
@@ -61,9 +61,9 @@ def changed_files(chosen: Chosen, donor: Model) -> dict[str, Any]:
         made["tokenizer.model"] = None
     made[FAST_NAME] = _document(vocabulary, set(chosen.removed), chosen.appended)
     if vocabulary.config:
-        made[CONFIG_NAME] = _config(vocabulary.config, set(chosen.removed), chosen.appended)
-    if chosen.removed and SPECIAL_NAME in names:
-        made[SPECIAL_NAME] = _without_roles(json_file(names[SPECIAL_NAME]), set(chosen.removed))
+        made[CONFIG_NAME] = _config(vocabulary.config, chosen)
+    if chosen.gone and SPECIAL_NAME in names:
+        made[SPECIAL_NAME] = _without_roles(json_file(names[SPECIAL_NAME]), set(chosen.gone))
     return made
 
 
@@ -76,10 +76,9 @@ def _document(vocabulary: Vocabulary, removed: set[str], appended: Collection[Ad
     if removed and model.get("merges"):
         pairs = zip(model["merges"], vocabulary.merges, strict=True)
         model["merges"] = [one for one, (left, right) in pairs if not {left, right, left + right} & removed]
-    entries = {entry["content"]: entry for entry in made.get("added_tokens") or []}
-    entries |= {one.content: one.to_json() for one in appended}
-    kept = (entry for token, entry in entries.items() if token not in removed)
-    made["added_tokens"] = sorted(kept, key=lambda entry: int(entry["id"]))
+    kept = [entry for entry in made.get("added_tokens") or [] if entry["content"] not in removed]
+    entries = {entry["content"]: entry for entry in kept} | {one.content: one.to_json() for one in appended}
+    made["added_tokens"] = sorted(entries.values(), key=lambda entry: int(entry["id"]))
     return made
 
 
@@ -89,14 +88,13 @@ def _kept_vocab(vocab: Any, removed: set[str]) -> Any:
     return [piece for piece in vocab if piece[0] not in removed]
 
 
-def _config(config: Mapping[str, Any], removed: set[str], appended: Collection[AddedToken]) -> dict[str, Any]:
+def _config(config: Mapping[str, Any], chosen: Chosen) -> dict[str, Any]:
     """tokenizer_config.json with other added tokens."""
-    made = _without_roles(config, removed)
+    made = _without_roles(config, set(chosen.gone))
     if isinstance(made.get("added_tokens_decoder"), dict):
-        decoder = {
-            number: entry for number, entry in made["added_tokens_decoder"].items() if entry["content"] not in removed
-        }
-        decoder |= {str(one.id): {"content": one.content, **one.flags} for one in appended}
+        written = made["added_tokens_decoder"].items()
+        decoder = {number: entry for number, entry in written if entry["content"] not in chosen.removed}
+        decoder |= {str(one.id): {"content": one.content, **one.flags} for one in chosen.appended}
         made["added_tokens_decoder"] = {number: decoder[number] for number in sorted(decoder, key=int)}
     return made
 

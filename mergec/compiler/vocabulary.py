@@ -34,6 +34,12 @@ class Chosen:
     notes: tuple[str, ...] = ()
 
     @property
+    def gone(self) -> tuple[str, ...]:
+        """The tokens that the result lacks: others are taken out and come back with another number."""
+        back = {one.content for one in self.appended}
+        return tuple(token for token in self.removed if token not in back)
+
+    @property
     def is_new(self) -> bool:
         """Whether the donor's files do not say it as they are."""
         return bool(self.removed or self.appended)
@@ -139,7 +145,8 @@ class _Chooser:
         added: list[AddedToken] = []
         if donor != source:
             added += _union(numbers, numbered, vocabularies)
-        added += [AddedToken(token, -1, normalized=True) for token in self.entry.tokens if token not in numbers]
+        listed = {*numbers, *(one.content for one in added)}
+        added += [_flagged(token, vocabularies.values()) for token in self.entry.tokens if token not in listed]
         self._check_tokens(numbered, used, {one.content for one in added})
         appended = tuple(self._placed(own, numbers, added))
         alignment = Alignment(
@@ -207,7 +214,7 @@ class _Chooser:
         """Every token of the recipe has a row to begin with."""
         for token, entry in self.entry.tokens.items():
             path = ("tokenizer", "tokens", token)
-            if entry.source is None and token in fresh:
+            if entry.source is None and token in fresh and not any(token in one.tokens for one in numbered.values()):
                 what = f"no model has a token {token!r}, so it needs a source"
                 hint = "add source: {kind: model_token, model: MODEL, token: TOKEN}, or source: {kind: zero}"
                 self._refuse(self.recipe.document.key_place(path), "E354", what, hint)
@@ -270,6 +277,13 @@ def _sizes(model: Model) -> list[int]:
     ]
 
 
+def _flagged(token: str, vocabularies: Iterable[Vocabulary]) -> AddedToken:
+    """A token to be added, with the flags of the first model that has it as such."""
+    return next(
+        (one.added[token] for one in vocabularies if token in one.added), AddedToken(token, -1, normalized=True)
+    )
+
+
 def _is_plain(vocabulary: Vocabulary, token: str) -> bool:
     """Whether an added token stands in the model's vocab too."""
     vocab = ((vocabulary.document or {}).get("model") or {}).get("vocab")
@@ -295,7 +309,8 @@ def _union(
             if token not in numbers and token not in flagged:
                 plain.setdefault(token, AddedToken(token, -1, normalized=True))
     first = next(iter(vocabularies.values()))
-    return [*plain.values(), *(one for token, one in flagged.items() if token not in first.added)]
+    known = first.added.keys() & numbers.keys()
+    return [*plain.values(), *(one for token, one in flagged.items() if token not in known)]
 
 
 def _few_tokens(tokens: Collection[str]) -> str:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from mergec.errors import RunError, UsageError, path_text
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
 from mergec.execute.statistics import Statistics
+from mergec.graph import walk
 from mergec.io.reader import Reader
 from mergec.io.staging import Staging
-from mergec.io.tensors import ITEM_BYTES, TensorRef
+from mergec.io.tensors import ITEM_BYTES
 from mergec.ops.pool import Part, Values
 from mergec.plan import Output, Plan
 
@@ -352,15 +353,18 @@ class _Writer(_Loader):
         bad = [
             f"{ref.name} of {path_text(ref.file)}"
             for slot, ref in self._sources.items()
-            if not all(bool(torch.isfinite(self._load(slot, *span)).all()) for span in self._spans(ref, start, tile))
+            if not all(bool(torch.isfinite(self._load(slot, *span)).all()) for span in self._spans(slot, start, tile))
         ]
         first = start + int((~torch.isfinite(tile)).nonzero()[0])
         cause = f"from {' and '.join(bad)}" if bad else f"the inputs are finite, so it overflowed {self._output.dtype}"
         return f"{self._output.name} is not finite at entry {first:,}: {cause}"
 
-    def _spans(self, ref: TensorRef, start: int, tile: Tensor) -> list[tuple[int, int]]:
+    def _spans(self, slot: int, start: int, tile: Tensor) -> list[tuple[int, int]]:
         """Where in an input to look for what made a tile of the result: the same entries, or all of them."""
-        if ref.numel == self._output.numel:
+        ref = self._sources[slot]
+        loads = (node for node in walk(self._crew.plan.root(self._kind)) if node.op == "load")
+        is_table = any(node.type.space == "table" and node.attr("slot") == slot for node in loads)
+        if ref.numel == self._output.numel and not is_table:
             return [(start, start + tile.numel())]
         step = self._crew.plan.memory.tile
         return [(begin, min(begin + step, ref.numel)) for begin in range(0, ref.numel, step)]

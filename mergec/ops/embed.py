@@ -47,7 +47,7 @@ def index_rows(text: str) -> int:
     >>> index_rows("0+3 -2 7+1")
     6
     """
-    return sum(int(length) for _, _, length in _RUN.findall(text))
+    return sum(int(run[3]) for run in _RUN.finditer(text))
 
 
 @lru_cache(maxsize=32)
@@ -57,10 +57,11 @@ def index_of(text: str) -> Any:
 
     found = np.full(index_rows(text), -1, dtype=np.int64)
     begin = 0
-    for start, sign, length in _RUN.findall(text):
-        if sign == "+":
-            found[begin : begin + int(length)] = np.arange(int(start), int(start) + int(length))
-        begin += int(length)
+    for run in _RUN.finditer(text):
+        end = begin + int(run[3])
+        if run[2] == "+":
+            found[begin:end] = np.arange(int(run[1]), int(run[1]) + end - begin)
+        begin = end
     return found
 
 

@@ -54,6 +54,12 @@ def rows_of(folder: Path, name: str = EMBEDDING) -> dict[str, Tensor]:
     return {token: tensor[number] for token, number in ids_of(folder).items() if number < len(tensor)}
 
 
+def loaded(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def oracle(models: Sequence[Mapping[str, Tensor]], base: int | None, tokens: Sequence[str]) -> dict[str, Tensor]:
     """The mean of the models' rows, where one that lacks a token has the default's: written down token by token."""
     result = {}
@@ -251,6 +257,42 @@ def test_a_tokenizer_larger_than_the_matrix_is_passed_over_with_a_word(tmp_path:
     plan.run(tmp_path / "out")
     assert ids_of(tmp_path / "out") == {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4, "f": 5, "ab": 6, "abc": 7}
     assert tensors_of(tmp_path / "out")[EMBEDDING].shape == (8, 16)
+
+
+def test_a_token_past_one_models_rows_is_that_of_another(tmp_path: Path) -> None:
+    """One tokenizer beside a model that was resized for it and beside its base, which was not."""
+    for number, label in enumerate(("base", "a")):
+        tokenizer = word_tokenizer(WORDS, CHAT, eos_token="<|im_end|>")
+        write_llama(tmp_path / label, tokenizer, 20 + 2 * number, number)
+    out = merge(tmp_path, ["base", "a"], tokenizer_source="union")
+    assert ids_of(out) == ids_of(tmp_path / "a")
+    a, found = rows_of(tmp_path / "a"), rows_of(out)
+    for token in ("<|im_start|>", "<|im_end|>"):
+        torch.testing.assert_close(found[token], a[token])
+    tokenizer = loaded(out)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 20)
+    assert tokenizer.added_tokens_decoder[21].special
+
+
+def test_a_token_of_the_recipe_has_the_flags_of_the_model_that_has_it(tmp_path: Path) -> None:
+    write_llama(tmp_path / "base", word_tokenizer(WORDS), 20, 0)
+    write_llama(tmp_path / "a", word_tokenizer(WORDS, CHAT), 22, 1)
+    tokenizer = {"source": str(tmp_path / "base"), "tokens": {"<|im_end|>": {}, "plain": {"source": {"kind": "zero"}}}}
+    out = merge(tmp_path, ["base", "a"], tokenizer=tokenizer)
+    decoder = loaded(out).added_tokens_decoder
+    assert [(number, one.content, one.special) for number, one in decoder.items() if number] == [
+        (20, "<|im_end|>", True),
+        (21, "plain", False),
+    ]
+    torch.testing.assert_close(rows_of(out)["<|im_end|>"], rows_of(tmp_path / "a")["<|im_end|>"])
+
+
+def test_a_row_that_is_not_finite_is_found_wherever_it_goes(three: Path) -> None:
+    tensors = tensors_of(three / "b")
+    tensors[EMBEDDING][4] = float("nan")
+    save_file(tensors, three / "b/model.safetensors", {"format": "pt"})
+    with pytest.raises(mergec.RunError, match=r"E413.*embed_tokens.weight of \S*/b/model.safetensors"):
+        merge(three, ["base", "b"], tokenizer_source="base", base_model=three / "base")
 
 
 def test_pieces_past_the_matrix_are_taken_out_of_a_unigram(tmp_path: Path) -> None:
