@@ -94,7 +94,7 @@ FLAGS = (
     Flag("mergekit-multi", ("--no-lazy",), "`--rebuild`"),
     Flag("mergekit-pytorch", ("--tensor-intersection", "-i"), f"{NOT_HERE}every tensor of the models is merged, and all must have it"),
     Flag("mergekit-pytorch", ("--tensor-union", "-u"), f"{NOT_HERE}every tensor of the models is merged, and all must have it"),
-    Flag("mergekit-moe", ("--load-in-4bit", "--load-in-8bit"), f"{NOT_HERE}prompts are run through the base as it is, layer by layer"),
+    Flag("mergekit-moe", ("--load-in-4bit", "--load-in-8bit"), f"{NOT_HERE}prompts are run through the base as it is, loaded whole"),
     Flag("mergekit-moe", ("--i-understand-this-is-not-useful-without-training",), "a `noise_scale` for the experts, or `gate_mode: random`"),
     Flag("mergekit-extract-lora", ("--model",), "the second argument: `mergec extract-lora BASE MODEL OUT`"),
     Flag("mergekit-extract-lora", ("--base-model",), "the first argument: `mergec extract-lora BASE MODEL OUT`"),

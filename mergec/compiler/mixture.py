@@ -48,7 +48,7 @@ def mixture(
     for number, (bound, rows) in enumerate(zip((dense, *experts, routers), made, strict=True)):
         ordered = {name: rows[name] for name in sorted(rows, key=natural)}
         found = {name: placed[name] for name in ordered if name in placed}
-        dropped = tuple(_dropped(recipe, blocks)) if number == 0 else ()
+        dropped = tuple(_dropped(recipe)) if number == 0 else ()
         parts.append((bound if number == 0 else replace(bound, recipe=own), Inventory(ordered, found, dropped, False)))
     return parts, []
 
@@ -75,8 +75,11 @@ def mixture_config(recipe: Recipe, models: Mapping[str, Model], config: Mapping[
     base = models[recipe.references[0]]
     if family is None:
         raise ValueError("a mixture of no family has no config")
+    blocks = _blocks(base.tensors, layers_of(base.tensors, layer_counts_of(config)))
+    hidden, inner = next(iter(blocks.values()))[MATRICES[-1]].shape
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": len(blocks)}  # whatever it says
     counts = Counts(len(recipe.experts), recipe.experts_per_token, len(recipe.shared_experts))
-    return family.config(config, counts, any(_bias_of(name) for name in base.tensors))
+    return family.config({**config, **sizes}, counts, any(_bias_of(name) for name in base.tensors))
 
 
 def _bias_of(name: str) -> str:
@@ -88,8 +91,7 @@ def _bias_of(name: str) -> str:
 def family_of(recipe: Recipe, models: Mapping[str, Model]) -> tuple[Family | None, list[Problem]]:
     """The kind of mixture that the models make: the one the recipe names, or the first that will do."""
     document = recipe.document
-    named = [*(((("base_model",), recipe.base_model),) if recipe.base_model else ())]
-    named += [((*path, "source_model"), entry.source_model) for path, entry in recipe.all_experts]
+    named = [*recipe.bases, *(((*path, "source_model"), entry.source_model) for path, entry in recipe.all_experts)]
     types = {reference: _type_of(models[reference]) for _, reference in named}
     places = {reference: document.place(path) for path, reference in reversed(named)}
     sparse = [_not_dense(reference, types[reference], places[reference]) for reference in types]
@@ -97,7 +99,7 @@ def family_of(recipe: Recipe, models: Mapping[str, Model]) -> tuple[Family | Non
     wanted = (recipe.architecture or "").lower()
     candidates = [family for family in FAMILIES if family.name.lower().startswith(wanted)]
     if not candidates:
-        what = f"found '{recipe.architecture}' for 'architecture', expected the begin of {_or(FAMILIES)}"
+        what = f"found '{recipe.architecture}' for 'architecture', expected the beginning of {_or(FAMILIES)}"
         hint = did_you_mean(wanted, [family.name.lower() for family in FAMILIES])
         problems.append(Problem(document.place(("architecture",)), "E362", what, hint))
     if problems:
@@ -173,12 +175,7 @@ def _unfit_base(family: Family, base: Model, table: Mapping[str, Source], blocks
         yield Problem(base.place, "E364", what, "take a base without them, or another 'architecture'")
 
 
-def _unfit(
-    base: Model,
-    blocks: Blocks,
-    experts: Sequence[Bound],
-    models: Mapping[str, Model],
-) -> Iterator[Problem]:
+def _unfit(base: Model, blocks: Blocks, experts: Sequence[Bound], models: Mapping[str, Model]) -> Iterator[Problem]:
     """Experts whose MLPs are not of the base's shapes, each model once."""
     first = {bound.inputs[0].reference: bound.inputs[0].place for bound in reversed(experts)}
     expected = {f"{layer}{_BLOCK}{part}.weight": s for layer, block in blocks.items() for part, s in block.items()}
@@ -233,7 +230,7 @@ def _router_rows(
             yield name, (make(name, number, "shared_experts", len(recipe.shared_experts), down),)
 
 
-def _dropped(recipe: Recipe, blocks: Blocks) -> Iterator[str]:
+def _dropped(recipe: Recipe) -> Iterator[str]:
     """What is left out of the models, as notes."""
     base = recipe.references[0]
     experts = dict.fromkeys(entry.source_model for _, entry in recipe.all_experts)

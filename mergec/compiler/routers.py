@@ -158,6 +158,6 @@ def _prompted(base: Model, state: str, prompts: Mapping[str, Sequence[Prompts]])
 
 def _activations(config: Mapping[str, Any], tokens: int) -> int:
     """What a prompt takes beside the weights, in bytes: states of all layers, an MLP, the products of attention."""
-    layers, hidden, inner = (int(config[key]) for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
-    heads = int(config["num_attention_heads"])
+    keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    layers, hidden, inner, heads = (value if type(value := config.get(key)) is int else 1 for key in keys)
     return 4 * tokens * ((layers + 12) * hidden + 4 * inner + 4 * heads * tokens)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mergec.errors import RunError, count, path_text
+from mergec.errors import MergecError, RunError, count, path_text
 from mergec.execute.evaluate import one_torch_thread
 from mergec.graph import Node, walk
 from mergec.io.checkpoint import Checkpoint
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Tokens: TypeAlias = tuple[int, ...]
-
 
 _ALIKE = 5.0  # a condition number above which rows hardly tell tokens apart
 
@@ -49,11 +48,12 @@ def find_states(plan: Plan, outputs: Sequence[Output], device: Any) -> States:
     read_bytes = 0
     for (file, dtype), nodes in models.items():
         checkpoint = _checkpoint(plan, file)
-        with one_torch_thread(), _quiet():
+        with one_torch_thread(), _quiet(), _told(checkpoint):
             rows |= _of_model(_model(plan, checkpoint, dtype, device), nodes)
         read_bytes += sum(one.file_bytes for one in checkpoint.files)
     alike = [pair[1].name for index, pair in needed.items() if _condition(rows[index]) > _ALIKE]
-    return States({index: one.view(-1) for index, one in rows.items()}, read_bytes, tuple(_remarks(alike)))
+    values = {index: one.view(-1).to(device) for index, one in rows.items()}
+    return States(values, read_bytes, tuple(_remarks(alike)))
 
 
 def _file(plan: Plan, node: Node, output: Output) -> str:
@@ -100,6 +100,18 @@ def _remarks(alike: Sequence[str]) -> Iterator[str]:
 
 
 @contextmanager
+def _told(checkpoint: Checkpoint) -> Iterator[None]:
+    """What transformers makes of a config or weights that are not what they should be may be any exception."""
+    try:
+        yield
+    except MergecError:
+        raise
+    except Exception as error:
+        what = f"transformers cannot compute {path_text(checkpoint.origin)}: {type(error).__name__}: {error}"
+        raise RunError("E705", what.partition("\n")[0], "does it load there?") from error
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Without what transformers prints while it loads a model."""
     import transformers
@@ -140,7 +152,7 @@ def _model(plan: Plan, checkpoint: Checkpoint, dtype: str, device: Any) -> Any:
         output_loading_info=True,
     )
     if info["missing_keys"]:
-        what = f"{checkpoint.origin} lacks {min(info['missing_keys'])}, so it cannot read the prompts"
+        what = f"{path_text(checkpoint.origin)} lacks {min(info['missing_keys'])}, so it cannot read the prompts"
         raise RunError("E705", what, "fetch the model again, or take gate_mode: random")
     return made.to(device).eval()
 

@@ -234,8 +234,8 @@ def problems(folder: Path, text: str) -> list[str]:
     [
         (
             f"{SOUND}architecture: mixtrel\n",
-            "6:15: error[E362]: found 'mixtrel' for 'architecture', expected the begin of 'mixtral', 'deepseek moe', "
-            "'qwen moe' or 'qwen3 moe'; hint: did you mean 'mixtral'?",
+            "6:15: error[E362]: found 'mixtrel' for 'architecture', expected the beginning of 'mixtral', 'deepseek "
+            "moe', 'qwen moe' or 'qwen3 moe'; hint: did you mean 'mixtral'?",
         ),
         (
             f"{SOUND}architecture: qwen\n",

@@ -173,3 +173,15 @@ def test_stages_with_bases_of_their_own_have_states_of_their_own(folder: Path, p
     )
     with pytest.raises(RecipeError, match=r"E367.*: the threshold.* is taken over the whole model"):
         mergec.compile(folder / "ties.yml")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"num_attention_heads": "four"}, {"hidden_act": "no such"}, {"num_hidden_layers": 9}]
+)
+def test_a_base_that_transformers_does_not_load_is_told(changed: dict[str, Any], folder: Path) -> None:
+    path = folder / "base/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(RunError) as caught:
+        mergec.compile(written(folder)).run(folder / "out")
+    assert caught.value.code == "E705"
+    assert "\n" not in str(caught.value)
