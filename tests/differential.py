@@ -38,7 +38,9 @@ def run_peer(recipe: Recipe, out: Path) -> None:
     merge.run_merge(
         config.MergeConfiguration.model_validate(recipe),
         str(out),
-        options.MergeOptions(write_model_card=False, copy_tokenizer=False, quiet=True),
+        options.MergeOptions(
+            write_model_card=False, copy_tokenizer=False, quiet=True, lora_merge_cache=f"{out}-adapters"
+        ),
     )
 
 

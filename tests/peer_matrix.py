@@ -16,6 +16,7 @@ from models import Family, auto_class, tensors_of
 from torch import Tensor
 
 import mergec
+from mergec.errors import RunError
 
 FAMILIES = ("llama", "qwen2", "gpt2", "mixtral", "bert", "gemma2", "t5", "whisper", "llava")
 FORMS = ("scalar", "gradient", "filter", "slices")
@@ -141,17 +142,28 @@ def compare(
     method: str, architecture: str, form: str, family: Family, folder: Path, dtype: torch.dtype = torch.float32
 ) -> Cell:
     """Run the recipe of one cell by both and compare what lies in their folders."""
-    made = fitted(recipe(method, architecture, form, dtype), architecture, family)
+    return compared(fitted(recipe(method, architecture, form, dtype), architecture, family), architecture, folder)
+
+
+def compared(made: Recipe, architecture: str, folder: Path) -> Cell:
+    """Run a recipe by both and compare what lies in their folders."""
     try:
         run_ours(made, folder / "ours")
-    except mergec.RecipeError as refused:
-        return Cell("refused", str(refused).splitlines()[0].partition("error")[2])
+    except (mergec.RecipeError, RunError) as refused:
+        return Cell("refused", str(refused).splitlines()[0])
+    if failed := peer_failure(made, folder / "peer"):
+        return Cell("alone", failed)
+    return judged(result(architecture, folder / "ours"), result(architecture, folder / "peer"), made)
+
+
+def peer_failure(made: Recipe, out: Path) -> str:
+    """What the peer fails with over a recipe, once it is run; "" if it makes a model."""
     try:
         with quiet(), contextlib.suppress(StrictDataclassError):  # of a config that lists layers; the weights are there
-            run_peer(made, folder / "peer")
+            run_peer(made, out)
     except Exception as failed:
-        return Cell("alone", type(failed).__name__)
-    return judged(result(architecture, folder / "ours"), result(architecture, folder / "peer"), made)
+        return type(failed).__name__
+    return ""
 
 
 def judged(ours: Mapping[str, Tensor], peer: Mapping[str, Tensor], made: Recipe) -> Cell:

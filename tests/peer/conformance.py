@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -13,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import peer_features
 import peer_matrix as matrix
 import torch
 from models import make_family
@@ -58,6 +60,37 @@ entries hangs on rounding.
 """
 
 
+def features(folder: Path) -> dict[tuple[str, str], matrix.Cell]:
+    """What came of each (feature, method), and of what is refused under the method "" and "peer"."""
+    family, half = (
+        make_family("llama", folder / f"features-{dtype}", dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    found = {}
+    for name, recipes in (peer_features.FEATURES | peer_features.REFUSED).items():
+        for method in peer_features.METHODS if name in peer_features.FEATURES else ("linear",):
+            with tempfile.TemporaryDirectory(dir=folder) as made:
+                recipe = recipes(method, peer_features.Made(family, half, Path(made)))
+                found[name, method] = matrix.compared(recipe, "llama", Path(made))
+                if name in peer_features.REFUSED:
+                    found[name, "peer"] = matrix.Cell("peer", matrix.peer_failure(recipe, Path(made) / "peer"))
+    return found
+
+
+def feature_tables(found: Mapping[tuple[str, str], matrix.Cell]) -> str:
+    """What recipes may have beside method and settings, over llama; and what is refused."""
+    methods = peer_features.METHODS
+    rows = [f"| | {' | '.join(f'`{method}`' for method in methods)} |", "|---" * (len(methods) + 1) + "|"]
+    for name in peer_features.FEATURES:
+        rows.append(f"| {name} | {' | '.join(SIGNS[found[name, method].verdict] for method in methods)} |")
+    rows += ["", "What mergec refuses, mergekit finds when it gets there, or never:", "", "| | mergec | mergekit |"]
+    rows.append("|---|---|---|")
+    for name in peer_features.REFUSED:
+        said = re.search(r"error\[(E\d+)\]", found[name, "linear"].why)
+        fails = found[name, "peer"].why
+        rows.append(f"| {name} | {said[1] if said else 'merges'} | {f'fails: {fails}' if fails else 'makes a model'} |")
+    return "\n".join(rows) + "\n"
+
+
 def verdicts(folder: Path) -> dict[tuple[str, str, str], str]:
     """What came of each (method, family, form)."""
     found = {}
@@ -72,7 +105,7 @@ def verdicts(folder: Path) -> dict[tuple[str, str, str], str]:
     return found
 
 
-def page(found: Mapping[tuple[str, str, str], str]) -> str:
+def page(found: Mapping[tuple[str, str, str], str], beside: Mapping[tuple[str, str], matrix.Cell]) -> str:
     """The page: a row for each method, a column for each family, one sign where all forms agree."""
     counts = Counter(found.values())
     rows = [f"| | {' | '.join(matrix.FAMILIES)} |", "|---" * (len(matrix.FAMILIES) + 1) + "|"]
@@ -87,6 +120,8 @@ def page(found: Mapping[tuple[str, str, str], str]) -> str:
         listed(f"{name}: {text}" for name, text in FORMS.items()),
         "\n".join(rows) + "\n",
         listed(f"{name}: {text}" for name, text in FAMILIES.items()),
+        "## Inputs, dtypes and slices\n",
+        feature_tables(beside),
         "## Why\n",
         listed(REASONS),
     ]
@@ -109,7 +144,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MERGEC_CACHE"] = str(Path(folder) / "cache")
-        text = page(verdicts(Path(folder)))
+        text = page(verdicts(Path(folder)), features(Path(folder)))
     if options.write:
         options.write.write_text(text, encoding="utf-8")
     else:
