@@ -39,7 +39,11 @@ def run_peer(recipe: Recipe, out: Path) -> None:
         config.MergeConfiguration.model_validate(recipe),
         str(out),
         options.MergeOptions(
-            write_model_card=False, copy_tokenizer=False, quiet=True, lora_merge_cache=f"{out}-adapters"
+            write_model_card=False,
+            copy_tokenizer=False,
+            quiet=True,
+            lora_merge_cache=f"{out}-adapters",
+            random_seed=recipe.get("seed"),
         ),
     )
 

@@ -43,7 +43,8 @@ class Usage:
 _DELTAS = {"models": "abc", "base": True, "own": True}
 _WEIGHTS: dict[str, Any] = {**_DELTAS, "vary": "weight", "values": (0.6, -0.2)}
 _TRIMMED: dict[str, Any] = {**_DELTAS, "vary": "density", "values": (0.8, 0.4)}
-_ALL = {"density": 1.0}  # what is drawn at random differs; test_differential.py compares kept shares
+_DRAWN = {"density": 0.6}
+_RANKED = {"density": 0.6, "epsilon": 0.1}
 USAGES: dict[str, Usage] = {
     "linear": Usage("abc", False, "weight", (1.0, 0.3), own=True),
     "slerp": Usage("a", True, "t", (0.3, 0.8)),
@@ -53,12 +54,12 @@ USAGES: dict[str, Usage] = {
     "passthrough": Usage("a", False, "scale", (0.5, 2.0), own=True),
     "task_arithmetic": Usage(**_WEIGHTS, fixed={"lambda": 0.5}),
     "ties": Usage(**_TRIMMED, fixed={"weight": 0.6}),
-    "dare_linear": Usage(**_WEIGHTS, fixed=_ALL),
-    "dare_ties": Usage(**_WEIGHTS, fixed=_ALL),
+    "dare_linear": Usage(**_WEIGHTS, fixed=_DRAWN),
+    "dare_ties": Usage(**_WEIGHTS, fixed=_DRAWN),
     "breadcrumbs": Usage(**_TRIMMED, fixed={"weight": 0.6, "gamma": 0.02}),
     "breadcrumbs_ties": Usage(**_TRIMMED, fixed={"weight": 0.6, "gamma": 0.02}),
-    "della": Usage(**_WEIGHTS, fixed=_ALL),
-    "della_linear": Usage(**_WEIGHTS, fixed=_ALL),
+    "della": Usage(**_WEIGHTS, fixed=_RANKED),
+    "della_linear": Usage(**_WEIGHTS, fixed=_RANKED),
     "model_stock": Usage("abc", True, "filter_wise", (False, True)),
     "nearswap": Usage("a", True, "t", (0.01, 0.001)),
     "arcee_fusion": Usage("a", True, precise=True),
@@ -66,6 +67,7 @@ USAGES: dict[str, Usage] = {
     "ram": Usage("abc", True, "epsilon", (0.01, 0.002)),
     "ramplus_tl": Usage("abc", True, "epsilon", (0.01, 0.002), fixed={"r": 0.3, "alpha": 10.0}),
 }
+RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 # An expert is a tensor here; the peer packs a layer's experts into one and trims or measures the pack.
 OF_WHOLE_TENSORS = (
     *("slerp", "nuslerp", "multislerp", "karcher", "ties", "breadcrumbs", "breadcrumbs_ties"),
@@ -95,6 +97,8 @@ def recipe(method: str, architecture: str, form: str, dtype: torch.dtype = torch
         made["base_model"] = "base"
     if usage.precise or dtype != torch.float32:
         made |= {"dtype": "float64" if usage.precise else "float32", "out_dtype": str(dtype).removeprefix("torch.")}
+    if method in RANDOM:
+        made |= drawn(method, architecture, form, dtype, made["parameters"])
     own = varied if usage.own else {}
     if form != "slices":
         return {**made, "models": [{"model": one, "parameters": own} for one in usage.models]}
@@ -104,6 +108,14 @@ def recipe(method: str, architecture: str, form: str, dtype: torch.dtype = torch
     whole = {"models": [{"model": one, "parameters": own} for one in usage.models]}
     stacked = [name for name in MODULES[architecture] if name in ("encoder", "decoder", "text_decoder")]
     return {**made, "modules": {n: {"slices": halves} if n in stacked else whole for n in MODULES[architecture]}}
+
+
+def drawn(method: str, architecture: str, form: str, dtype: torch.dtype, parameters: Recipe) -> Recipe:
+    """The same entries as the peer drops for a seed; where it draws in another order, everything is kept."""
+    ranks_tie = method.startswith("della") and dtype != torch.float32
+    if form == "slices" or architecture in ("mixtral", "llava") or ranks_tie:  # llava: it draws for fewer tensors
+        return {"parameters": {**parameters, "density": 1.0}}
+    return {"seed": 42, "random_order": "mergekit"}
 
 
 def sliced(usage: Usage, number: int, own: Mapping[str, Any]) -> Recipe:

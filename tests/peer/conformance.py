@@ -55,8 +55,9 @@ What mergekit 0.1.5 and mergec, under `compat: mergekit`, make of the same recip
 [deviations.md](deviations.md).
 
 Equal is: the same names, shapes and dtypes, copies bit for bit, float32 within 1e-5, half types within two neighbours.
-Methods that draw at random keep everything here; `arcee_fusion` and `sce` compute in float64, where no choice of
-entries hangs on rounding.
+Methods that draw at random drop what mergekit drops for a seed (`random_order: mergekit`), and keep everything
+in slices, of mixtral and of llava. `arcee_fusion` and `sce` compute in float64, where no choice
+of entries hangs on rounding.
 """
 
 

@@ -63,6 +63,13 @@ def test_case_03_linear_bit_for_bit(cast: str, llama: Family, run: Run) -> None:
     assert {name for name, tensor in found.ours.items() if not torch.equal(tensor, found.peer[name])} == set()
 
 
+@pytest.mark.parametrize("method", ["dare_ties", "dare_linear"])
+def test_case_04_dare_drops_for_a_seed_what_the_peer_drops(method: str, llama: Family, run: Run) -> None:
+    models = [model(llama.a, density=0.5, weight=0.3), model(llama.b, density=0.6, weight=0.4)]
+    recipe = merge(method, *models, base=llama.base, parameters={"int8_mask": True}, seed=42)
+    run({**recipe, "random_order": "mergekit"}).same(recipe)
+
+
 def delta_sums(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float((tensor - base[name]).abs().sum()) for name, tensor in tensors.items()}
 
@@ -122,11 +129,10 @@ def test_case_08_model_stock(tunes: int, filter_wise: bool, llama: Family, run: 
 
 
 @pytest.mark.parametrize("method", ["della", "della_linear"])
-def test_case_11_della_keeps_the_share_that_the_peer_keeps(method: str, llama: Family, run: Run) -> None:
-    models = [model(llama.a, density=0.5, weight=1.0, epsilon=0.1)]
-    recipe = merge(method, *models, base=llama.base, parameters={"lambda": 1.0})
-    found, base = run({**recipe, "seed": 42}), tensors_of(llama.base)
-    assert kept(found.ours, base) == pytest.approx(kept(found.peer, base), abs=0.02)
+def test_case_11_della_drops_for_a_seed_what_the_peer_drops(method: str, llama: Family, run: Run) -> None:
+    models = [model(one, density=0.5, weight=0.6, epsilon=0.1) for one in (llama.a, llama.b)]
+    recipe = merge(method, *models, base=llama.base, parameters={"lambda": 0.8}, seed=42)
+    run({**recipe, "random_order": "mergekit"}).same(recipe)
     recipe["models"][0]["parameters"]["epsilon"] = 0.6
     with pytest.raises(mergec.RecipeError, match=r"error\[E20\d\].*epsilon"):
         run(recipe)
