@@ -32,7 +32,9 @@ def changed_recipes(base: str) -> list[tuple[str, str, str]]:
         status, old = fields[0][0], fields[1]
         new, fields = (fields[2], fields[3:]) if status in "RC" else (old, fields[2:])
         texts = [text_at(base, old) if status != "A" else "", text_at("HEAD", new) if status != "D" else ""]
-        if new.endswith(SUFFIXES) and any(re.search(r"^[\s{\"']*merge_method\b", text, re.MULTILINE) for text in texts):
+        if new.endswith(SUFFIXES) and any(
+            re.search(r"^[\s{\"']*(merge_method|experts)\b", text, re.MULTILINE) for text in texts
+        ):
             found.append((status, old, new))
     return found
 

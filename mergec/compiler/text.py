@@ -134,7 +134,7 @@ def work_rows(plan: Plan) -> list[tuple[str, ...]]:
         outputs = [output for output in plan.outputs if plan.kinds[output.kind].kind_class == kind_class]
         if outputs:
             size = sum(output.end - output.begin for output in outputs)
-            note = f", {_largest(plan, outputs)}" if kind_class == "whole" else ""
+            note = f", {_largest(plan, outputs)}" if kind_class in ("whole", "states") else ""
             rows.append((kind_class, count(len(outputs), "tensor"), size_text(size), text + note))
     return rows
 

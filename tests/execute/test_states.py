@@ -113,12 +113,16 @@ def test_the_config_of_the_base_is_in_the_keys(folder: Path, passes: list[str]) 
 def test_the_base_is_counted_in_the_promise(tmp_path: Path) -> None:
     from mergec.compiler.compile import compile_recipe
     from mergec.compiler.schedule import Options
+    from mergec.compiler.text import work_rows
 
     folder = write_family(tmp_path, "llama", hidden_size=256, intermediate_size=4096, num_hidden_layers=4)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(folder / "base").values())
     asked = compile_recipe(written(folder), (), Options(workers=1)).memory.peak_bytes
     drawn = compile_recipe(written(folder, "random"), (), Options(workers=1)).memory.peak_bytes
     assert drawn < weights < asked < drawn + 1.2 * weights
+    rows = work_rows(compile_recipe(written(folder)))
+    assert ("states", "4 tensors", "8.19 kB") in [row[:3] for row in rows]
+    assert any(row[3].startswith("the base is loaded whole first, and reads the prompts, at most ") for row in rows)
     with pytest.raises(RecipeError, match=r"E403.*the merge needs .* the most is taken by model\.layers\.0\..*gate"):
         compile_recipe(written(folder), (), Options(workers=1, limit_bytes=weights))
 
