@@ -16,6 +16,7 @@ from conftest import write_checkpoint
 from dense import HIDDEN, LAYERS, PARTS, write_dense, write_family, write_moe
 from models import tensors_of
 from recipes_fixtures import mergec as command
+from safetensors.torch import save_file
 from vocabularies import word_tokenizer
 
 import mergec
@@ -216,6 +217,19 @@ def test_an_expert_may_be_the_result_of_a_stage(dense: Folder) -> None:
     found = made(folder / "staged.yml")
     a, b = (tensors_of(folder / name)["model.layers.1.mlp.up_proj.weight"] for name in ("a", "b"))
     torch.testing.assert_close(found["model.layers.1.block_sparse_moe.experts.0.w3.weight"], (a + b) / 2)
+
+
+def test_an_expert_may_have_an_adapter(dense: Folder) -> None:
+    folder = dense("llama")
+    (folder / "lora").mkdir()
+    module, left, right = "model.layers.0.mlp.up_proj", torch.randn(48, 2), torch.randn(2, HIDDEN)
+    factors = {f"base_model.model.{module}.lora_{one}.weight": w for one, w in (("A", right), ("B", left))}
+    save_file(factors, folder / "lora/adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}
+    (folder / "lora/adapter_config.json").write_text(json.dumps(config))
+    found = made(write_moe(folder / "adapted.yml", ["a+lora", "b"]))
+    expected = tensors_of(folder / "a")[f"{module}.weight"] + 2 * left @ right
+    torch.testing.assert_close(found["model.layers.0.block_sparse_moe.experts.0.w3.weight"], expected)
 
 
 LINES = [f"  - source_model: {name}" for name in ("a", "b")]
