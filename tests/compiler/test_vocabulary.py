@@ -234,6 +234,9 @@ def test_padding_rows_stay_with_a_source(tmp_path: Path) -> None:
     assert found.shape == (28, 16)
     torch.testing.assert_close(found[22:], (base[22:] + a[22:]) / 2)
     torch.testing.assert_close(found[20], a[20])  # a token there: the base's row is padding
+    found = tensors_of(merge(tmp_path, ["base", "a"], "of base", tokenizer_source=str(tmp_path / "base")))[EMBEDDING]
+    torch.testing.assert_close(found[20:22].double(), base[20:22])  # where `a` has tokens that the result has not
+    torch.testing.assert_close(found[22:].double(), (base[22:] + a[22:]) / 2)
     config = json.loads((tmp_path / "base/config.json").read_text())
     nested = {"architectures": config["architectures"], "model_type": "x", "text_config": config | {"vocab_size": 9}}
     (tmp_path / "base/config.json").write_text(json.dumps(nested))

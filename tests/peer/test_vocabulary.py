@@ -7,6 +7,7 @@ token. `compat: mergekit` has a row per token, as the peer.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from differential import Recipe, run_ours, run_peer
 from models import tensors_of
+from safetensors.torch import save_file
 from tokenizers import AddedToken
 from torch import Tensor
 from vocabularies import ids_of, word_tokenizer, write_llama
@@ -24,6 +26,7 @@ WORDS = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(27))]
 HEADS = ("model.embed_tokens.weight", "lm_head.weight")
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"parameters": {"weight": 1.0}},
+    "task_arithmetic": {"parameters": {"weight": 0.4}},
     "ties": {"parameters": {"weight": 0.6, "density": 0.5}},
     "slerp": {"parameters": {"t": 0.3}},
     "dare_ties": {"parameters": {"weight": 0.5, "density": 1.0}},
@@ -73,6 +76,22 @@ def assert_near(ours: dict[str, Tensor], peer: dict[str, Tensor], slack: float =
 def test_every_method_with_every_source(method: str, source: str, folder: Path, tmp_path: Path) -> None:
     named = str(folder / source) if source == "b" else source
     assert_near(*both(recipe_for(method, folder, tokenizer_source=named), tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp"])
+def test_models_of_several_dtypes(method: str, dtype: str | None, folder: Path, tmp_path: Path) -> None:
+    """Rows that models lend each other are of the dtype that holds all of theirs, or are cast as the recipe says."""
+    for label, kind in (("base", torch.bfloat16), ("a", torch.float32), ("b", torch.bfloat16)):
+        shutil.copytree(folder / label, tmp_path / label)
+        tensors = {name: one.to(kind) for name, one in tensors_of(folder / label).items()}
+        save_file(tensors, tmp_path / label / "model.safetensors", {"format": "pt"})
+    more = {"dtype": dtype} if dtype else {}
+    ours, peer = both(recipe_for(method, tmp_path, tokenizer_source="union", **more), tmp_path)
+    for name, expected in peer.items():
+        assert ours[name].dtype == expected.dtype, name
+        slack = 2e-3 if expected.dtype == torch.bfloat16 else 1e-6
+        torch.testing.assert_close(ours[name], expected, rtol=1e-2 if slack > 1e-3 else 1e-5, atol=slack)
 
 
 def test_rules_for_tokens(folder: Path, tmp_path: Path) -> None:
