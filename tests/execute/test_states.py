@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 import mergec
 from mergec.errors import RecipeError, RunError
 from mergec.execute import states
+from mergec.execute.run import run
+from mergec.execute.work import Progress
 
 PROMPTS = {"a": (["w1 w2 w3", "w4"], []), "b": (["w5 w6"], ["w1", "w7 w8 w9"])}
 SCOPE = {"weight": 1, "density": 0.5, "scope": "model"}
@@ -99,6 +101,21 @@ def test_the_base_is_loaded_when_prompts_or_the_base_change_and_not_else(folder:
     mergec.compile(recipe).run(out)
     assert passes == ["loaded"] * 3
     assert not torch.equal(gates(out)[1], before[1])
+
+
+def test_a_run_that_goes_on_does_not_load_the_base_again(folder: Path, passes: list[str]) -> None:
+    plan, seen = mergec.compile(written(folder), workers=1), 0
+
+    def stop(progress: Progress) -> None:
+        nonlocal seen
+        seen += progress.tensors
+        if seen > LAYERS + 1:  # routers come first
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, folder / "out", report=stop)
+    assert plan.run(folder / "out").kept > LAYERS
+    assert passes == ["loaded"]
 
 
 def test_the_config_of_the_base_is_in_the_keys(folder: Path, passes: list[str]) -> None:
