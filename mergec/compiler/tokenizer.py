@@ -120,7 +120,7 @@ def set_vocabulary(config: dict[str, Any], chosen: Chosen, models: Mapping[str, 
     target, source = chosen.alignment.target, models[chosen.donor].checkpoint.config or {}
     if not target.rows:  # no tensor has a row per token
         return []
-    before = chosen.alignment.models[first].rows
+    before = chosen.alignment.models[first].rows if first in chosen.alignment.models else 0
     notes = []
     for part, theirs in _pairs(config, source):
         own = part.get("vocab_size")
@@ -171,6 +171,6 @@ def _set_ids(part: dict[str, Any], theirs: Mapping[str, Any], chosen: Chosen, fi
 
 
 def _renumbered(number: Any, chosen: Chosen, first: str) -> int | None:
-    tokens = chosen.alignment.models[first].tokens
+    tokens = chosen.alignment.models[first].tokens if first in chosen.alignment.models else {}
     token = next((token for token, one in tokens.items() if one == number), None)
     return chosen.alignment.target.numbers.get(token) if token is not None else None

@@ -100,10 +100,11 @@ def _files(model: Model) -> dict[str, str]:
 class _Chooser:
     def __init__(self, recipe: Recipe, entry: TokenizerEntry, models: Mapping[str, Model]) -> None:
         self.recipe, self.entry = recipe, entry
-        self.models = {reference: models[reference] for reference in recipe.references}
+        all_rows = {reference: rows_of(models[reference]) or 0 for reference in recipe.references}
+        self.rows = {reference: rows for reference, rows in all_rows.items() if rows} or all_rows
+        self.models = {reference: models[reference] for reference in self.rows}  # others have no row per token
         self.slots = {reference: recipe.slot(reference) for reference in self.models}
         self.place = recipe.document.place(recipe.vocabulary_path)
-        self.rows = {reference: rows_of(model) or 0 for reference, model in self.models.items()}
         self.problems: list[Problem] = []
         self.notes: list[str] = []
 
@@ -112,7 +113,7 @@ class _Chooser:
 
     def cropped(self) -> Chosen:
         """The rows that all models have, with the tokens of the first."""
-        chosen = self._as_numbered(self.recipe.references[0])
+        chosen = self._as_numbered(next(iter(self.models)))
         if any(map(is_absent, _files(self.models[chosen.donor]).values())):
             return chosen
         vocabulary = self._read(chosen.donor)
@@ -131,9 +132,13 @@ class _Chooser:
 
     def chosen(self, source: str, used: Collection[str]) -> Chosen | None:
         """The tokens of a model, or of all, with those that the recipe adds."""
-        donor = self.recipe.references[0] if source == UNION and source not in self.models else source
+        donor = next(iter(self.models)) if source == UNION and source not in self.models else source
         if not any(self.rows.values()) or self._is_known_by_rows():
             return self._as_numbered(donor)
+        if donor not in self.models:
+            what = f"the tokens are to be those of '{donor}', which has no tensor with a row per token"
+            self._refuse(self.place, "E356", what, f"take one of {', '.join(self.models)}")
+            return None
         vocabularies = self._vocabularies(donor)
         if vocabularies is None:
             return self._as_numbered(donor)
@@ -219,10 +224,10 @@ class _Chooser:
                 hint = "add source: {kind: model_token, model: MODEL, token: TOKEN}, or source: {kind: zero}"
                 self._refuse(self.recipe.document.key_place(path), "E354", what, hint)
             elif entry.source is not None and entry.source.model is not None:
-                source, model = entry.source, numbered[entry.source.model]
+                source, model = entry.source, numbered.get(entry.source.model, Numbered({}, frozenset(), 0))
                 wanted = token if source.token is None else source.token
                 place = self.recipe.document.place((*path, "source"))
-                if entry.source.model not in used:
+                if entry.source.model not in used or entry.source.model not in numbered:
                     what = f"the row of {token!r} is to come from '{source.model}', which takes no part in the merge"
                     self._refuse(place, "E354", what, "name a model that is merged")
                 elif source.token_id is not None and source.token_id >= model.rows:

@@ -442,6 +442,21 @@ def test_rules_take_rows_that_were_put_in_order(three: Path) -> None:
     assert_rows(rows_of(out, HEAD), {token: b[token] for token in [*WORDS, "own"]})
 
 
+@pytest.mark.parametrize("source", ["union", "base", "truncate"])
+def test_a_model_without_a_vocabulary_has_no_say_in_it(source: str, three: Path) -> None:
+    (three / "tower").mkdir()
+    save_file({"visual.patch.weight": torch.ones(4, 4)}, three / "tower/model.safetensors")
+    (three / "tower/config.json").write_text("{}")
+    rules = [{"match": "visual.*", "copy": str(three / "tower")}]
+    more = {"base_model": three / "base"}
+    out = merge(three, ["base", "a"], tokenizer_source=source, rules=rules, **more)
+    found = tensors_of(out)
+    assert found["visual.patch.weight"].tolist() == [[1.0] * 4] * 4
+    assert len(found[EMBEDDING]) == {"union": 22, "base": 20, "truncate": 20}[source]
+    with pytest.raises(RecipeError, match=r"E356.*which has no tensor with a row per token; hint: take one of"):
+        merge(three, ["base", "a"], "no", tokenizer_source=str(three / "tower"), rules=rules, **more)
+
+
 # ids in configs
 
 
