@@ -98,16 +98,21 @@ def test_case_25_tokens_that_are_forced_borrowed_and_padded(base: Path, chat: Pa
     assert not rows[ids["<pad>"]].any()
 
 
-def test_case_34_a_mixture_but_for_its_random_router(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gate", ["random", "cheap_embed"])  # of hidden states the peer's are bfloat16: test_moe.py
+def test_case_34_a_mixture_with_its_router_unless_that_is_random(gate: str, tmp_path: Path) -> None:
     from click.testing import CliRunner
     from mergekit.scripts.moe import main
     from transformers import AutoModelForCausalLM
 
     for seed, name in enumerate(("base", "a", "b")):
         write_dense(tmp_path / name, "llama", seed)
-        word_tokenizer(WORDS, eos_token="</s>", bos_token="<s>").save_pretrained(tmp_path / name)
-    experts = [{"source_model": str(tmp_path / "a"), "residual_scale": 0.5}, {"source_model": str(tmp_path / "b")}]
-    recipe = {"base_model": str(tmp_path / "base"), "gate_mode": "random", "dtype": "float32", "experts": experts}
+        tokenizer = word_tokenizer(WORDS, eos_token="</s>", bos_token="<s>", pad_token="</s>")
+        tokenizer.save_pretrained(tmp_path / name)
+    experts = [
+        {"source_model": str(tmp_path / "a"), "residual_scale": 0.5, "positive_prompts": ["w1 w2", "w3"]},
+        {"source_model": str(tmp_path / "b"), "positive_prompts": ["w4 w5 w6"], "negative_prompts": ["w7"]},
+    ]
+    recipe = {"base_model": str(tmp_path / "base"), "gate_mode": gate, "dtype": "float32", "experts": experts}
     run_ours(recipe, tmp_path / "ours")
     (tmp_path / "r.yml").write_text(json.dumps(recipe))
     with quiet():
@@ -115,5 +120,8 @@ def test_case_34_a_mixture_but_for_its_random_router(tmp_path: Path) -> None:
         called = CliRunner().invoke(main, [str(tmp_path / "r.yml"), str(tmp_path / "peer"), consent])
         assert called.exit_code == 0, called.output
         made = [AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("ours", "peer")]
-    ours, peer = ({n: one for n, one in state.items() if "mlp.gate.weight" not in n} for state in made)
-    assert_same(ours, peer, {}, tolerance({"merge_method": "passthrough", "models": [{}]}))
+    routers = {name for name in made[0] if "mlp.gate.weight" in name}
+    assert routers
+    left_out = routers if gate == "random" else set()
+    ours, peer = ({name: one for name, one in state.items() if name not in left_out} for state in made)
+    assert_same(ours, peer, {}, tolerance({"merge_method": "karcher"}))

@@ -17,7 +17,8 @@ from dense import write_dense
 from differential import assert_same, run_ours, run_peer, tolerance
 from models import Family, auto_class, tensors_of
 from peer_matrix import quiet
-from peer_recipes import Run, merge, model
+from peer_recipes import Run, assert_equal, merge, model
+from recipes_fixtures import mergec as command
 from vocabularies import word_tokenizer, write_llama
 
 import mergec
@@ -139,6 +140,19 @@ def test_an_example_runs_without_compat(name: str, family: Callable[..., Family]
     (tmp_path / "r.yml").write_text(yaml.safe_dump(fitted(EXAMPLES[name], made)))
     mergec.compile(tmp_path / "r.yml").run(tmp_path / "out")
     assert auto_class("gpt2" if name.startswith("gpt2") else "llama").from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_that_is_imported_is_the_same_merge(
+    name: str, family: Callable[..., Family], tmp_path: Path
+) -> None:
+    made = fitted(EXAMPLES[name], family("gpt2" if name.startswith("gpt2") else "llama", torch.float32))
+    (tmp_path / "old.yml").write_text(yaml.safe_dump(made))
+    called = command("import", tmp_path / "old.yml", "-o", tmp_path / "new.yml")
+    assert called.code == 0, called.err
+    mergec.compile(tmp_path / "new.yml").run(tmp_path / "new")
+    run_ours(made, tmp_path / "ours")
+    assert_equal(tensors_of(tmp_path / "new"), tensors_of(tmp_path / "ours"))
 
 
 def test_arcee_fusion_as_shipped(llama: Family, tmp_path: Path) -> None:
