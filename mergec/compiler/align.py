@@ -186,17 +186,21 @@ def _refused(model: Model, name: str, source: Source) -> Problem:
 
 
 def _axes(tables: Tables, models: Mapping[str, Model]) -> dict[str, int]:
-    """The vocabulary axis of every tensor that has one, by output name."""
+    """The vocabulary axis of every tensor of floats that has one, by output name."""
     found: dict[str, int] = {}
     for reference, table in tables.items():
-        model = models[reference]
-        size = _telling_rows(model)
-        layers = layers_of(table, layer_counts_of(model.checkpoint.config))
-        for name, source in table.items():
-            axis = vocabulary_axis(name, source.shape, None if name in layers else size)
-            if axis is not None and source.dtype in FLOATS:
+        for name, axis in vocabulary_axes(models[reference], table).items():
+            if table[name].dtype in FLOATS:
                 found.setdefault(name, axis)
     return found
+
+
+def vocabulary_axes(model: Model, table: Mapping[str, Source]) -> dict[str, int]:
+    """The axis that counts tokens, of each of a model's tensors that has one."""
+    size = _telling_rows(model)
+    layers = layers_of(table, layer_counts_of(model.checkpoint.config))
+    axes = {name: vocabulary_axis(name, one.shape, None if name in layers else size) for name, one in table.items()}
+    return {name: axis for name, axis in axes.items() if axis is not None}
 
 
 def _telling_rows(model: Model) -> int | None:

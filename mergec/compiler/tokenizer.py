@@ -16,7 +16,7 @@ from mergec.recipe.schema import Recipe
 
 GENERATION_NAME = "generation_config.json"
 _STALE = ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")  # what tokenizer.json says where it is changed
-_ID_ENDS = ("_token_id", "_token_index")
+ID_ENDS = ("_token_id", "_token_index")
 
 
 def rewritten(recipe: Recipe, chosen: Chosen | None, models: Mapping[str, Model]) -> tuple[dict[str, Any], list[str]]:
@@ -156,7 +156,7 @@ def _set_ids(part: dict[str, Any], theirs: Mapping[str, Any], chosen: Chosen, fi
     """Ids as the tokenizer's donor has them, else those of the tokens they stand for; None for one that is gone."""
     gone = []
     for key, value in part.items():
-        if not key.endswith(_ID_ENDS):
+        if not key.endswith(ID_ENDS):
             continue
         if key in theirs:
             part[key] = theirs[key]

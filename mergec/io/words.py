@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,21 +10,14 @@ from mergec.io.vocabulary import Vocabulary
 
 _SPACE = "▁"  # how SentencePiece writes a space
 _BYTE_SPACE = "Ġ"  # how byte-level encodings do
+_ASCII = 128
 
 
 class Word(NamedTuple):
-    """The bytes that a token stands for, or its role, such as `bos_token`, or the text of another added token."""
+    """Bytes of text; or, with a `role`, what is not text: `bos_token`, ..., `added`, or the `byte` of a letter."""
 
     data: bytes
     role: str = ""
-
-    @property
-    def text(self) -> str:
-        """Its text; "" for a role, and for bytes that are no text by themselves."""
-        try:
-            return "" if self.role else self.data.decode()
-        except UnicodeDecodeError:
-            return ""
 
     @property
     def prefixes(self) -> Iterator[Word]:
@@ -33,24 +26,52 @@ class Word(NamedTuple):
             shorter = (self.data[:end] for end in range(len(self.data) - 1, 0, -1))
             yield from (Word(data) for data in shorter if data.strip())
 
+    @property
+    def twins(self) -> Iterator[Word]:
+        """The token of its one byte for a letter, and the letter for the token of a byte."""
+        if len(self.data) == 1 and self.role in ("", "byte"):
+            yield Word(self.data, "" if self.role else "byte")
 
-def words_of(vocabulary: Vocabulary) -> dict[Word, int]:
-    """The numbers of a vocabulary's tokens by what they stand for; of two that stand for one thing the lower one's.
 
-    A token is known by its role, if it has one; an added one by its text; others by their bytes, whether they are
-    written as SentencePiece does (`▁the`, `<0x0A>`) or byte by byte (`Ġthe`).
+class Token(NamedTuple):
+    """The words that a token may be known by, the closest first, and its text: "" for bytes that are none."""
+
+    words: tuple[Word, ...]
+    text: str
+
+
+def tokens_of(vocabulary: Vocabulary) -> dict[int, Token]:
+    """What the token of each number stands for.
+
+    A special token is known by its roles and by its text; other tokens by their bytes, whether they are written as
+    SentencePiece does (`▁the`) or byte by byte (`Ġthe`). SentencePiece's `<0x41>` is not the letter A, which has a
+    token of its own; `<0xE2>`, which is no letter, is the byte.
     """
-    roles = {token: role for role, token in reversed(list(vocabulary.special.items()))}
+    roles: dict[str, list[str]] = {}
+    for role, token in vocabulary.special.items():
+        roles.setdefault(token, []).append(role)
     is_bytes = _counts(vocabulary, _BYTE_SPACE) > _counts(vocabulary, _SPACE)
-    found: dict[Word, int] = {}
-    for token, number in sorted(vocabulary.ids.items(), key=lambda item: item[1]):
-        if token in roles:
-            word = Word(b"", roles[token])
-        elif token in vocabulary.added:
-            word = Word(token.encode(), "added")
+    found: dict[int, Token] = {}
+    for token, number in vocabulary.ids.items():
+        added = vocabulary.added.get(token)
+        if token in roles or (added and added.special):
+            named = (Word(b"", role) for role in roles.get(token, ()))
+            found[number] = Token((*named, Word(token.encode(), "added")), token)
+        elif added:
+            found[number] = Token((Word(token.encode()), Word(token.encode(), "added")), token)
         else:
-            word = Word(_from_byte_level(token) if is_bytes else _from_pieces(token))
-        found.setdefault(word, number)
+            word = Word(_from_byte_level(token)) if is_bytes else _from_piece(token)
+            found[number] = Token((word,), _text(word.data))
+    return dict(sorted(found.items()))
+
+
+def numbers_of(tokens: Mapping[int, Token]) -> dict[Word, int]:
+    """The lowest number of each word, of those tokens of which it is the closest if there are any."""
+    found: dict[Word, int] = {}
+    for first in (True, False):
+        for number, token in tokens.items():
+            for word in token.words[:1] if first else token.words[1:]:
+                found.setdefault(word, number)
     return found
 
 
@@ -58,13 +79,21 @@ def _counts(vocabulary: Vocabulary, mark: str) -> int:
     return sum(token.startswith(mark) for token in vocabulary.ids)
 
 
-def _from_pieces(token: str) -> bytes:
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def _from_piece(token: str) -> Word:
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         try:
-            return bytes([int(token[3:5], 16)])
+            byte = int(token[3:5], 16)
+            return Word(bytes([byte]), "byte" if byte < _ASCII else "")
         except ValueError:
             pass
-    return token.replace(_SPACE, " ").encode()
+    return Word(token.replace(_SPACE, " ").encode())
 
 
 def _from_byte_level(token: str) -> bytes:

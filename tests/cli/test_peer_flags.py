@@ -89,7 +89,7 @@ def test_what_is_the_same_is_there(flag: object) -> None:
         ("run r.yml --max-rank 3", "--max-rank is an option of mergekit, not of mergec run; hint: in mergec extract-lora: --rank N or --max-rank N, by default 32 (there 128)"),
         ("run r.yml out --allow-crimes --quiet --lora-merge-dtype float16", "--allow-crimes and --lora-merge-dtype are options of mergekit, not of mergec run; hint: --allow-crimes: not needed: tensors are lined up by name; mergec check says what does not fit; --lora-merge-dtype: lora_merge_dtype: DTYPE in the recipe"),
         ("extract-lora a b c --sv-epsilon 0.1", "--sv-epsilon is an option of mergekit, not of mergec extract-lora; hint: not here: all matrices have the rank of --rank, or their own if it is smaller"),
-        ("tokens a b c -nvn 1", "-nvn is an option of mergekit, not of mergec tokens; hint: not here: rows of new tokens are as they are made"),
+        ("tokens a b c --magikarp", "--magikarp is an option of mergekit, not of mergec tokens; hint: not here: every row of a token counts"),
         ("mergekit-moe r.yml out", "mergekit-moe is a command of mergekit; hint: mergec moe RECIPE OUT, or mergec run, of the same file"),
     ],
 )  # fmt: skip

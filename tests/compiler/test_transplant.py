@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapters import write_adapter
 from checkpoints import contents
 from models import tensors_of
 from recipes_fixtures import mergec
+from safetensors.torch import save_file
 from vocabularies import ids_of, pair_tokenizer, word_tokenizer, write_llama
 
 from mergec.compiler.schedule import Options
 from mergec.compiler.transplant import Wanted, compile_transplant
 from mergec.execute.run import run
+from mergec.ops.transplant import pursue
 
 OWN = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(20))]
 THEIRS = ["<none>", "<begin>", *(f"w{number}" for number in range(12, 0, -1)), *(f"new{number}" for number in range(9))]
@@ -68,7 +71,9 @@ def textbook_pursuit(target: Any, rows: Any, k: int) -> tuple[list[int], Any]:
     return taken, found
 
 
-@pytest.mark.parametrize("method", ["omp", "common_interpolation", "subword", "mean", "zero", "randn"])
+@pytest.mark.parametrize(
+    "method", ["omp", "common_interpolation", "landmark_pca", "subword", "mean", "zero", "randn", "john_hewitt"]
+)
 def test_rows_of_tokens_that_both_have_are_the_models_and_the_rest_is_untouched(method: str, here: Path) -> None:
     found = made("-a", method, "-k", 3)
     own, mine, theirs = tensors_of(Path("model")), ids_of(Path("model")), ids_of(Path("out"))
@@ -178,15 +183,17 @@ def test_tied_models_stay_tied(here: Path) -> None:
 def test_bytes_are_equal_for_any_workers(method: str, here: Path) -> None:
     wanted = Wanted(approximation=method, k=3)  # type: ignore[arg-type]
     for name, workers in (("one", 1), ("two", 2)):
-        run(compile_transplant("model", "donor", wanted, Options(workers=workers)), name, device="cpu")
+        run(compile_transplant("model", "donor", wanted, Options(workers=workers)).plan, name, device="cpu")
     assert contents(Path("one")) == contents(Path("two"))
 
 
 def test_what_was_done_is_said(here: Path) -> None:
     called = mergec("tokens", "model", "donor", "out", "-k", 3, "--device", "cpu")
-    assert f"{EMBEDDING}: 14 rows copied, 9 by omp of 3" in called.out
+    assert f"{EMBEDDING}: 14 rows copied, 9 by omp" in called.out
     called = mergec("tokens", "model", "donor", "other", "-k", 3, "--json", "--device", "cpu")
-    assert json.loads(called.out.splitlines()[-1])["notes"][0].endswith("14 rows copied, 9 by omp of 3")
+    found = json.loads(called.out.splitlines()[-1])["tensors"][0]
+    counts = {"copied": 14, "by_byte": 0, "by_prefix": 0, "approximated": 9, "approximation": "omp", "zero": 0}
+    assert found == {"tensor": HEAD, **counts}
     assert "tokens, omp" in mergec("tokens", "model", "donor", "third", "-k", 3, "--plan").out
     assert not Path("third").exists()
 
@@ -207,3 +214,117 @@ def test_what_cannot_be_done_is_said(change: Any, said: str, here: Path) -> None
     assert called.code == 2
     assert said in called.err
     assert not Path("out").exists()
+
+
+def test_a_donor_that_is_the_model_rotated_gives_the_models_rows_back(here: Path) -> None:
+    """Landmark PCA; 14 shared rows span 13 dimensions around their mean, so new rows are put among those."""
+    names = [f"w{number}" for number in range(30)]
+    write_llama(here / "model", word_tokenizer(names), 30, seed=1)
+    write_llama(here / "donor", word_tokenizer([*names[:24], *(f"new{n}" for n in range(6))]), 30, seed=1)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
+    moved = tensors_of(Path("donor"))
+    own = moved[EMBEDDING].clone()
+    moved[EMBEDDING] = (own.double() @ torch.from_numpy(rotation) + 3).float()
+    save_file(moved, here / "donor" / "model.safetensors", {"format": "pt"})
+    torch.testing.assert_close(made("-a", "landmark_pca")[EMBEDDING], own, rtol=1e-4, atol=1e-5)
+
+
+def test_landmark_pca_is_procrustes_between_principal_components(here: Path) -> None:
+    found = made("-a", "landmark_pca")[EMBEDDING].double().numpy()
+    own, theirs = points()
+    donor, numbers = tables()[1], ids_of(Path("donor"))
+    left, right = theirs - theirs.mean(0), own - own.mean(0)
+    before, after = (np.linalg.svd(one)[2][:13].T for one in (left, right))
+    turned, _, back = np.linalg.svd((left @ before).T @ (right @ after))
+    for token in (token for token in THEIRS if token.startswith("new")):
+        target = (donor[numbers[token]] - theirs.mean(0)) @ before @ turned @ back @ after.T + own.mean(0)
+        np.testing.assert_allclose(found[numbers[token]], target, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_hewitt_have_the_mean_and_covariance_of_the_models(here: Path) -> None:
+    words = [*THEIRS, *(f"more{number}" for number in range(6000))]
+    write_llama(here / "donor", word_tokenizer(words, bos_token="<begin>"), len(words), seed=2)
+    own = tables()[0]
+    found = made("-a", "john_hewitt")[EMBEDDING].double().numpy()[-6000:]
+    deviation = own.std(0).max()
+    np.testing.assert_allclose(found.mean(0), own.mean(0), atol=6 * deviation / 6000**0.5)
+    np.testing.assert_allclose(np.cov(found.T), np.cov(own.T, ddof=0), atol=8 * deviation**2 / 6000**0.5)
+
+
+def test_noise_and_scale_are_of_rows_that_are_made_alone(here: Path) -> None:
+    plain, scaled = made("-a", "mean"), made("-a", "mean", "-nvs", 2, out="scaled")
+    noisy = made("-a", "mean", "-nvn", 0.5, "--seed", 3, out="noisy")
+    new = [number for token, number in ids_of(Path("out")).items() if token.startswith("new")]
+    old = [number for number in range(len(THEIRS)) if number not in new]
+    torch.testing.assert_close(scaled[EMBEDDING][new], 2 * plain[EMBEDDING][new])
+    assert torch.equal(scaled[EMBEDDING][old], plain[EMBEDDING][old])
+    assert torch.equal(noisy[EMBEDDING][old], plain[EMBEDDING][old])
+    assert 0.35 < float((noisy[EMBEDDING] - plain[EMBEDDING])[new].std()) < 0.65
+
+
+def test_points_in_the_span_of_others_add_nothing() -> None:
+    """More points than dimensions, and two alike: the target is met, and no coefficient runs away."""
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(12, 4, generator=generator)
+    rows[7] = rows[3]
+    targets = torch.randn(9, 4, generator=generator)
+    chosen, coefficients = pursue(targets, rows, 10)
+    assert all(len(set(one)) == 10 for one in chosen.tolist())
+    torch.testing.assert_close(torch.bmm(coefficients[:, None], rows[chosen].double())[:, 0].float(), targets)
+    assert coefficients.abs().max() < 100
+
+
+def test_tokens_of_bytes_have_rows_of_their_own_and_stand_for_letters_where_asked(here: Path) -> None:
+    write_llama(here / "model", word_tokenizer(["<unk>", "<0x41>", "A", "<0x42>"]), 4, seed=1)
+    write_llama(here / "donor", word_tokenizer(["<unk>", "A", "B", "<0x41>"]), 4, seed=2)
+    own, plain = tensors_of(Path("model")), made("-a", "zero")
+    assert torch.equal(plain[EMBEDDING][[1, 3]], own[EMBEDDING][[2, 1]])
+    assert plain[EMBEDDING][2].eq(0).all()
+    matched = made("-a", "zero", "-bm", "embed", out="matched")
+    assert torch.equal(matched[EMBEDDING][2], own[EMBEDDING][3])
+    assert matched[HEAD][2].eq(0).all()
+
+
+def test_biases_of_heads_follow_their_tokens(here: Path) -> None:
+    stored = tensors_of(Path("model"))
+    biases = {"lm_head.bias": torch.arange(23.0), "final_logits_bias": torch.arange(23.0)[None]}
+    save_file(stored | biases, here / "model" / "model.safetensors", {"format": "pt"})
+    found, mine, theirs = made("-a", "mean"), ids_of(Path("model")), ids_of(Path("out"))
+    assert found["lm_head.bias"].shape == (23,)
+    assert found["final_logits_bias"].shape == (1, 23)
+    assert found["lm_head.bias"][theirs["w3"]] == found["final_logits_bias"][0, theirs["w3"]] == mine["w3"]
+    assert found["lm_head.bias"][theirs["new1"]] == 0
+
+
+def test_generation_stops_where_the_donors_does(here: Path) -> None:
+    write_llama(here / "donor", word_tokenizer(THEIRS, bos_token="<begin>", pad_token="w5"), 25, seed=2)
+    for name, end in (("model", 2), ("donor", [7, 8])):
+        (here / name / "generation_config.json").write_text(json.dumps({"eos_token_id": end, "top_k": 5}))
+    made("-a", "zero")
+    assert json.loads(Path("out/generation_config.json").read_text()) == {"eos_token_id": [7, 8], "top_k": 5}
+    assert json.loads(Path("out/config.json").read_text())["pad_token_id"] == THEIRS.index("w5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-a", "opm"), "no approximation 'opm'; did you mean 'omp'?"),
+        (("-a", "stb"), "'stb' is not here: a dense basis of tokens"),
+        (("-k", 0), "0 is not in the range x>=1"),
+        (("--magikarp",), "--magikarp is an option of mergekit, not of mergec tokens"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_said(arguments: tuple[object, ...], said: str, here: Path) -> None:
+    called = mergec("tokens", "model", "donor", "out", *arguments)
+    assert called.code == 2
+    assert said in " ".join(called.err.split())
+
+
+def test_models_that_are_computed_or_have_no_rows_of_floats_are_refused(here: Path) -> None:
+    write_adapter(here / "model", here / "a")
+    assert "error[E713]: 'model+a' is computed from" in mergec("tokens", "model+a", "donor", "out").err
+    stored = tensors_of(Path("model"))
+    stored[EMBEDDING] = stored[EMBEDDING].to(torch.int8)
+    save_file(stored, here / "model" / "model.safetensors", {"format": "pt"})
+    called = mergec("tokens", "model", "donor", "out", "-k", 3)
+    assert f"error[E711]: {EMBEDDING} of 'model' has a row per token, and is int8" in called.err
