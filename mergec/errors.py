@@ -110,6 +110,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return near(word, options) or (f"known here: {', '.join(options[:_MOST_LISTED])}{more}" if options else "")
 
 
+def first_few(texts: Iterable[str], most: int = 3) -> str:
+    """Texts as part of a sentence: the first ones, and how many more there are.
+
+    >>> first_few("abcde")
+    'a, b, c and 2 more'
+    """
+    listed = list(texts)
+    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
 def count(number: int, noun: str) -> str:
     """A number with its noun: `1 tensor`, `2 tensors`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mergec.compiler.inventory import Model
 from mergec.compiler.templates import chosen_template, json_file, with_template
 from mergec.compiler.vocabulary import Chosen
-from mergec.errors import count
+from mergec.errors import count, first_few
 from mergec.io.checkpoint import is_absent
 from mergec.io.vocabulary import CONFIG_NAME, FAST_NAME, ROLES, SPECIAL_NAME, AddedToken, Vocabulary
 from mergec.recipe.schema import Recipe
@@ -40,14 +40,10 @@ def rewritten(recipe: Recipe, chosen: Chosen | None, models: Mapping[str, Model]
 def _changes(chosen: Chosen) -> list[str]:
     """What the tokenizer of the result is, where it is no model's own."""
     added = [f"{one.content!r} {one.id}" for one in chosen.appended]
-    texts = [f"with {count(len(added), 'token')} added: {_few(added)}"] if added else []
+    texts = [f"with {count(len(added), 'token')} added: {first_few(added)}"] if added else []
     gone = [repr(token) for token in chosen.gone]
-    texts += [f"without {count(len(gone), 'token')} that no row stands for: {_few(gone)}"] if gone else []
+    texts += [f"without {count(len(gone), 'token')} that no row stands for: {first_few(gone)}"] if gone else []
     return [f"tokenizer: that of {chosen.donor}, {' and '.join(texts)}"] if texts else []
-
-
-def _few(texts: Sequence[str]) -> str:
-    return ", ".join(texts[:3]) + (f" and {len(texts) - 3:,} more" if len(texts) > 3 else "")
 
 
 def changed_files(chosen: Chosen, donor: Model) -> dict[str, Any]:

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field, replace
 from mergec.compiler.align import Alignment, Numbered, Target, rows_of
 from mergec.compiler.inventory import Model
 from mergec.compiler.names import has_vocabulary
-from mergec.errors import InputError, Place, Problem, count, did_you_mean
+from mergec.errors import InputError, Place, Problem, count, first_few, near
 from mergec.io.checkpoint import is_absent, is_tokenizer_file
 from mergec.io.hub import is_hub_path
-from mergec.io.vocabulary import FAST_NAME, AddedToken, Vocabulary, read_vocabulary
-from mergec.recipe.schema import Recipe, TokenizerEntry
+from mergec.io.vocabulary import CONVERT, FAST_NAME, AddedToken, Vocabulary, read_vocabulary
+from mergec.recipe.schema import Recipe, TokenizerEntry, TokenSource
 from mergec.recipe.vocabulary import TRUNCATE, UNION, vocabulary_source
-
-_CONVERT = "load it with transformers' AutoTokenizer and save it again: that writes tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ class _Chooser:
         beyond = len(vocabulary) - len(tokens)
         if beyond:
             what = f"{count(beyond, 'token')} of '{reference}' have numbers past the {rows:,} rows of its embedding, "
-            what += f"and are passed over: {_few_tokens(set(vocabulary.ids) - tokens.keys())}"
+            what += f"and are passed over: {first_few(map(repr, sorted(set(vocabulary.ids) - tokens.keys())))}"
             self._refuse(self.models[reference].place, "W350", what, "is the tokenizer of this model?")
         return Numbered(tokens, frozenset(vocabulary.tokens), rows)
 
@@ -217,26 +215,15 @@ class _Chooser:
 
     def _check_tokens(self, numbered: Mapping[str, Numbered], used: Collection[str], fresh: Collection[str]) -> None:
         """Every token of the recipe has a row to begin with."""
+        document = self.recipe.document
         for token, entry in self.entry.tokens.items():
             path = ("tokenizer", "tokens", token)
             if entry.source is None and token in fresh and not any(token in one.tokens for one in numbered.values()):
                 what = f"no model has a token {token!r}, so it needs a source"
                 hint = "add source: {kind: model_token, model: MODEL, token: TOKEN}, or source: {kind: zero}"
-                self._refuse(self.recipe.document.key_place(path), "E354", what, hint)
-            elif entry.source is not None and entry.source.model is not None:
-                source, model = entry.source, numbered.get(entry.source.model, Numbered({}, frozenset(), 0))
-                wanted = token if source.token is None else source.token
-                place = self.recipe.document.place((*path, "source"))
-                if entry.source.model not in used or entry.source.model not in numbered:
-                    what = f"the row of {token!r} is to come from '{source.model}', which takes no part in the merge"
-                    self._refuse(place, "E354", what, "name a model that is merged")
-                elif source.token_id is not None and source.token_id >= model.rows:
-                    what = f"found token_id {source.token_id} for {token!r}, '{source.model}' has {model.rows:,} rows"
-                    self._refuse(place, "E354", what, f"expected a number below {model.rows}")
-                elif source.token_id is None and wanted not in model.tokens:
-                    near = did_you_mean(wanted, sorted(model.tokens)[:20_000])
-                    what = f"the row of {token!r} is to come from '{source.model}', which has no token {wanted!r}"
-                    self._refuse(place, "E354", what, near if near.startswith("did") else "name one that it has")
+                self._refuse(document.key_place(path), "E354", what, hint)
+            elif entry.source is not None and (wrong := _absent_row(token, entry.source, numbered, used)):
+                self._refuse(document.place((*path, "source")), "E354", *wrong)
 
     def _placed(self, own: Vocabulary, numbers: dict[str, int], added: Iterable[AddedToken]) -> Iterator[AddedToken]:
         """Tokens with the numbers that the tokenizers library will give them when it reads the file."""
@@ -271,7 +258,7 @@ class _Chooser:
         if chosen.is_new and chosen.vocabulary is not None and chosen.vocabulary.document is None:
             why = "tokens are added" if chosen.appended else "tokens are taken out"
             what = f"{why}, and '{chosen.donor}' has no {FAST_NAME} that could be changed"
-            self._refuse(self.place, "E357", what, _CONVERT)
+            self._refuse(self.place, "E357", what, CONVERT)
         return chosen
 
 
@@ -280,6 +267,25 @@ def _sizes(model: Model) -> list[int]:
     return [source.shape[0] for name, source in model.tensors.items() if has_vocabulary(name) and source.shape] or [
         rows_of(model) or 0
     ]
+
+
+def _absent_row(
+    token: str, source: TokenSource, numbered: Mapping[str, Numbered], used: Collection[str]
+) -> tuple[str, str] | None:
+    """Why the row that is to stand for a token does not exist, and a hint; None if it does."""
+    if source.model is None:
+        return None
+    whence = f"the row of {token!r} is to come from '{source.model}'"
+    if source.model not in used or source.model not in numbered:
+        return f"{whence}, which takes no part in the merge", "name a model that is merged"
+    model, wanted = numbered[source.model], token if source.token is None else source.token
+    if source.token_id is not None and source.token_id >= model.rows:
+        what = f"found token_id {source.token_id} for {token!r}, '{source.model}' has {model.rows:,} rows"
+        return what, f"expected a number below {model.rows}"
+    if source.token_id is None and wanted not in model.tokens:
+        hint = near(wanted, sorted(model.tokens)[:20_000]) or "name one that it has"
+        return f"{whence}, which has no token {wanted!r}", hint
+    return None
 
 
 def _flagged(token: str, vocabularies: Iterable[Vocabulary]) -> AddedToken:
@@ -316,9 +322,3 @@ def _union(
     first = next(iter(vocabularies.values()))
     known = first.added.keys() & numbers.keys()
     return [*plain.values(), *(one for token, one in flagged.items() if token not in known)]
-
-
-def _few_tokens(tokens: Collection[str]) -> str:
-    listed = sorted(tokens)
-    more = f" and {len(listed) - 3:,} more" if len(listed) > 3 else ""
-    return ", ".join(map(repr, listed[:3])) + more

@@ -17,7 +17,7 @@ Kind: TypeAlias = Literal["BPE", "Unigram", "WordPiece", "WordLevel"]
 FAST_NAME, CONFIG_NAME, SPECIAL_NAME = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-_CONVERT = "load it with transformers' AutoTokenizer and save it again: that writes tokenizer.json"
+CONVERT = "load it with transformers' AutoTokenizer and save it again: that writes tokenizer.json"
 # of these a piece's number in tokenizer.model is its token's; others shift them
 _PIECE_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast", "CodeLlamaTokenizer")
 
@@ -104,7 +104,7 @@ def read_vocabulary(name: str, side_files: Mapping[str, str]) -> Vocabulary | No
     if main is None:
         odd = [one for one in sorted(side_files) if one.endswith((".tiktoken", ".model"))]
         if odd:
-            raise InputError("E351", f"the tokenizer of '{name}' is {odd[0]}, which is not read", _CONVERT)
+            raise InputError("E351", f"the tokenizer of '{name}' is {odd[0]}, which is not read", CONVERT)
         return None
     names = (main, CONFIG_NAME, SPECIAL_NAME, "added_tokens.json", *(("merges.txt",) if main == "vocab.json" else ()))
     files = [(one, side_files[one]) for one in names if one in side_files]
@@ -278,7 +278,7 @@ def _pieces(name: str, path: str, config: Mapping[str, Any]) -> dict[str, int]:
         what = (
             f"the tokenizer of '{name}' is {os.path.basename(path)} of the class {kind}, whose numbers may be shifted"
         )
-        raise InputError("E351", what, _CONVERT)
+        raise InputError("E351", what, CONVERT)
     try:
         texts = [
             next(bytes(text).decode() for number, text in _fields(piece) if number == 1)
