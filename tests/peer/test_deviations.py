@@ -88,3 +88,25 @@ def test_layers_that_are_stacked_keep_a_config_that_loads(family: Callable[..., 
         run_peer(recipe, tmp_path / "peer")
     run_ours(recipe, tmp_path / "ours")
     assert len(AutoModelForCausalLM.from_pretrained(tmp_path / "ours").config.layer_types) == 4
+
+
+def test_biases_that_a_config_asks_for_are_merged(llama: Family, run: Run, tmp_path: Path) -> None:
+    """The peer's definition of llama has none, so its result has none, and transformers makes them up."""
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(llama.a, attention_bias=True, mlp_bias=True)
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        made = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.02)
+        made.save_pretrained(tmp_path / name)
+    found = run(merge("linear", *(model(tmp_path / name, weight=0.5) for name in ("one", "two"))))
+    one, two = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "two")
+    assert found.ours.keys() == one.keys()
+    name = "model.layers.0.self_attn.o_proj.bias"
+    assert torch.allclose(found.ours[name], (one[name] + two[name]) / 2, atol=1e-7)
+    assert one.keys() - found.peer.keys() == {name for name in one if name.endswith(".bias")}
+    _, info = AutoModelForCausalLM.from_pretrained(found.folder, output_loading_info=True)
+    assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())

@@ -54,6 +54,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """mergekit's source distribution, unpacked; skips where no index offers it."""
     folder = tmp_path_factory.mktemp("mergekit")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+    command += ["--retries", "1", "--timeout", "20"]
     command += ["--no-binary", ":all:", "--dest", str(folder), f"mergekit=={VERSION}"]
     tried = subprocess.run(command, capture_output=True, text=True)
     archive = folder / f"mergekit-{VERSION}.tar.gz"
