@@ -39,10 +39,12 @@ def disagreements(analysis: Analysis) -> Iterator[Problem]:
 
 def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config that say what weights compute; those of rotations by one name, wherever they stand."""
-    rotations = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    said = [config.get(key) for key in ("rope_parameters", "rope_scaling")]
+    rotations: Mapping[str, Any] = next((one for one in said if isinstance(one, Mapping)), {})
     kind = rotations.get("rope_type", rotations.get("type", "default"))
     theta = config.get("rope_theta", rotations.get("rope_theta"))
     scaling = {key: value for key, value in rotations.items() if key not in ("rope_theta", "rope_type", "type")}
     found = {key: config[key] for key in _MEANING if config.get(key) is not None}
     found |= {"rope_theta": float(theta)} if isinstance(theta, int | float) else {}
-    return found | {"rotations": {"type": kind, **scaling} if kind != "default" else "unscaled"}
+    by_kind = any(isinstance(value, Mapping) for value in scaling.values())  # rotations for each kind of layer
+    return found | {"rotations": {"type": kind, **scaling} if kind != "default" or by_kind else "unscaled"}

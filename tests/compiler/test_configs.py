@@ -38,6 +38,10 @@ def test_a_model_of_other_positions_is_named_with_both_values(tmp_path: Path, mo
     [
         ({"num_attention_heads": 4}, {"num_attention_heads": 8}),
         ({"rope_scaling": None}, {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+        ),
         ({"rms_norm_eps": 1e-5}, {"rms_norm_eps": 1e-6}),
         ({"hidden_act": "silu"}, {"hidden_act": "gelu"}),
         ({"text_config": {"sliding_window": 8}}, {"text_config": {"sliding_window": 16}}),
@@ -59,3 +63,8 @@ def test_a_rotation_is_the_same_by_its_older_name() -> None:
     older = {"rope_theta": 500000.0, "rope_scaling": {"type": "yarn", "factor": 4.0}}
     newer = {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "yarn", "factor": 4.0}}
     assert meaning(older) == meaning(json.loads(json.dumps(newer)))
+
+
+@pytest.mark.parametrize("odd", [[1], "linear", 3, None])
+def test_a_config_of_odd_values_is_read_all_the_same(odd: Any) -> None:
+    assert meaning({"rope_scaling": odd, "rope_theta": odd, "hidden_act": odd})["rotations"] == "unscaled"
