@@ -17,7 +17,7 @@ from mergec.recipe.format import write_layout
 from mergec.recipe.layout import comments, documents, read_layout
 from mergec.recipe.load import read_recipe
 from mergec.recipe.peer.differences import DIFFERS, differences, needs_compat
-from mergec.recipe.peer.edit import Tree
+from mergec.recipe.peer.edit import IGNORED, NEEDLESS, Tree
 from mergec.recipe.peer.forms import Imported, other_form
 from mergec.recipe.peer.ignored import ignored
 from mergec.recipe.peer.language import KEYS, METHODS
@@ -142,10 +142,11 @@ class _Part:
         """What was ignored, what is written in another way, and what means something else."""
         for one in self.ignored:
             done = self.kept.get(one.path, "commented out")
-            what = f"mergekit ignores '{one.path[-1]}': {one.why}; {done}"
-            yield Problem(self.original.key_place(one.path), "W720", what, one.hint)
+            head = f"'{one.path[-1]}' has no meaning here" if one.is_read else f"mergekit ignores '{one.path[-1]}'"
+            code = "W721" if one.is_read else "W720"
+            yield Problem(self.original.key_place(one.path), code, f"{head}: {one.why}; {done}", one.hint)
         for change in self.respelt:
-            yield Problem(self.original.place(change.path), "W721", change.what, change.hint)
+            yield Problem(self.original.place(change.path), "W721", change.what)
         yield from differences(replace(self.document, value=self.expected))
 
     def write(self, is_sorted: bool) -> str:
@@ -153,7 +154,8 @@ class _Part:
         tree = Tree(self.text, read_layout(self.text))
         for change in self.respelt:
             tree.rewrite(change.path, scalar(change.value))
-        tree.comment_out(self.removed)
+        read = {one.path for one in self.ignored if one.is_read}
+        tree.comment_out({path: NEEDLESS if path in read else IGNORED for path in self.removed})
         if self.compat:
             tree.add("compat", "mergekit", _COMPAT)
         return write_layout(tree.layout, is_sorted)

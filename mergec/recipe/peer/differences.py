@@ -8,6 +8,7 @@ from typing import Any
 
 from mergec.errors import Problem
 from mergec.recipe.document import Document, Path
+from mergec.recipe.peer.named import references
 
 DIFFERS = "W722"
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -18,9 +19,10 @@ _WIDENED = "arcee_fusion", "ramplus_tl"
 
 
 def needs_compat(document: Document) -> bool:
-    """Whether arithmetic differs: not where tensors are copied as they are."""
+    """Whether numbers differ: not where all tensors are copied as they are, rows of tokens too."""
     recipe = document.value
     copies = recipe.get("merge_method") == "passthrough" and "scale" not in set(_parameters(recipe))
+    copies &= not (recipe.get("tokenizer") or recipe.get("tokenizer_source"))
     return not copies or any("+" in reference for _, reference in references(document))
 
 
@@ -37,35 +39,6 @@ def differences(document: Document) -> Iterator[Problem]:
     yield from _post_layers(document)
     yield from _models(document)
     yield from _gradients_of_files(document)
-
-
-def references(document: Document) -> Iterator[tuple[Path, str]]:
-    """Every model that a recipe names as text, with its path, the base first."""
-    for path, value in named_models(document.value):
-        if isinstance(value, str):
-            yield path, value
-
-
-def named_models(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """What stands wherever a recipe names a model, with its path."""
-    yield ("base_model",), recipe.get("base_model")
-    modules = recipe.get("modules")
-    named = modules.items() if isinstance(modules, dict) else ()
-    for path, holder in [((), recipe), *((("modules", name), one) for name, one in named)]:
-        if not isinstance(holder, Mapping):
-            continue
-        yield from _named(holder.get("models"), (*path, "models"))
-        slices = holder.get("slices")
-        for number, one in enumerate(slices if isinstance(slices, list) else ()):
-            if isinstance(one, dict):
-                yield (*path, "slices", number, "base_model"), one.get("base_model")
-                yield from _named(one.get("sources"), (*path, "slices", number, "sources"))
-
-
-def _named(entries: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if isinstance(entry, dict):
-            yield (*path, number, "model"), entry.get("model")
 
 
 def _parameters(value: Any) -> Iterator[str]:

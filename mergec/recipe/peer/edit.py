@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 from mergec.recipe.document import Path
 from mergec.recipe.layout import Entry, Layout, Value
 
-NOTE = "# mergekit ignores it"
+IGNORED, NEEDLESS = "# mergekit ignores it", "# not needed here"
 
 
 class Tree:
@@ -39,14 +39,14 @@ class Tree:
         entry = self.find(path)
         return any("&" in one.value.properties for one in (entry, *dict(_walk(entry.value, ()))))
 
-    def comment_out(self, paths: Iterable[Path]) -> None:
-        """Turn entries into comments, where they stood: of a list or mapping on one line, above that."""
-        for entry in dict.fromkeys([self.find(path) for path in paths]):
+    def comment_out(self, notes: Mapping[Path, str]) -> None:
+        """Turn entries into comments with a note, where they stood: of a list or mapping on one line, above that."""
+        for entry, note in {self.find(path): note for path, note in notes.items()}.items():
             around = self.places[entry]
             parent = around[-1][0]
             index = parent.entries.index(entry)
             parent.entries.remove(entry)
-            self._leave(_commented(self.text, entry), index, around)
+            self._leave(_commented(self.text, entry, note), index, around)
 
     def _leave(self, lines: list[str], index: int, around: tuple[tuple[Value, Entry], ...]) -> None:
         """Put comments in place of an entry that stood at an index of the innermost collection."""
@@ -99,7 +99,7 @@ def _end(value: Value) -> int:
     return max(source_end(entry) for entry in value.entries)
 
 
-def _commented(text: str, entry: Entry) -> list[str]:
+def _commented(text: str, entry: Entry, note: str) -> list[str]:
     """An entry as lines of comments, those that belong to it above."""
     end = source_end(entry)
     source = text[entry.start : end].rstrip()
@@ -109,7 +109,7 @@ def _commented(text: str, entry: Entry) -> list[str]:
     first, *rest = source.split("\n")
     more = [line[min(column, len(line) - len(line.lstrip())) :].rstrip() for line in rest]
     lost = [one for one in _comments(entry.value) if one not in source]
-    lines = [f"# {first.rstrip()}  {NOTE}", *(f"# {line}" if line else "#" for line in more)]
+    lines = [f"# {first.rstrip()}  {note}", *(f"# {line}" if line else "#" for line in more)]
     return [*entry.above, *entry.beside, *lost, *lines]
 
 

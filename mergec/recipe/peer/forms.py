@@ -10,7 +10,7 @@ from mergec.recipe.document import Document
 from mergec.recipe.flow import flow, scalar
 from mergec.recipe.format import write_layout
 from mergec.recipe.layout import Entry, Value, read_layout
-from mergec.recipe.peer.edit import Tree
+from mergec.recipe.peer.edit import IGNORED, Tree
 from mergec.recipe.schema import Recipe
 
 _SLICE = frozenset(("model", "start", "end", "scale"))
@@ -61,14 +61,14 @@ def _bakllama(document: Document, text: str) -> Imported:
     tree = Tree(text, read_layout(text))
     for number, one in enumerate(listed):
         for key in one.keys() - _SLICE:
-            tree.comment_out([("layer_slices", number, key)])
+            tree.comment_out({("layer_slices", number, key): IGNORED})
             what = f"mergekit ignores '{key}': it is no key of a slice; commented out"
             place = document.key_place(("layer_slices", number, key))
             findings.append(Problem(place, "W720", what, near(key, _SLICE)))
         _as_source(tree.find(("layer_slices", number)), one)
     tree.find(("layer_slices",)).key = "slices"
     for key in document.value.keys() - {"layer_slices"}:
-        tree.comment_out([(key,)])
+        tree.comment_out({(key,): IGNORED})
         what = f"mergekit ignores '{key}': bakllama reads nothing of it; commented out"
         findings.append(Problem(document.key_place((key,)), "W720", what))
     tree.add("merge_method", "passthrough", "")

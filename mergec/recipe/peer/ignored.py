@@ -9,6 +9,7 @@ from typing import Any
 from mergec.errors import near
 from mergec.recipe.document import Document, Path
 from mergec.recipe.peer.language import KEYS, METHODS, PeerMethod
+from mergec.recipe.peer.named import named_models, text_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Ignored:
     path: Path
     why: str
     hint: str = ""
+    is_read: bool = False
+    """Whether mergekit does read it, and it is only here that it has no meaning."""
 
 
 def ignored(document: Document) -> Iterator[Ignored]:
@@ -32,6 +35,40 @@ def ignored(document: Document) -> Iterator[Ignored]:
         if isinstance(module, dict):
             yield from _unknown(module, ("modules", key), "modules", "a module")
             yield from _Holder(name, method, recipe.get("base_model")).all(module, ("modules", key))
+    for path, value in named_models(recipe):
+        yield from _in_reference(value, path)
+    yield from _in_tokenizer(recipe.get("tokenizer"))
+
+
+def _in_reference(value: Any, path: Path) -> Iterator[Ignored]:
+    """What a mapping that stands for a model has beside path, revision and adapter."""
+    for key, part in value.items() if isinstance(value, dict) else ():
+        if key == "override_architecture":
+            why = "tensors are known by their names, so that no architecture is looked up"
+            yield Ignored((*path, key), why, is_read=True)
+        elif key not in KEYS["reference"]:
+            yield Ignored((*path, key), "it is no key of a model's reference", near(key, KEYS["reference"]))
+        elif isinstance(part, dict):
+            yield from _others(part, (*path, key), "path", "a model's reference")
+
+
+def _in_tokenizer(value: Any) -> Iterator[Ignored]:
+    if not isinstance(value, dict):
+        return
+    yield from _others(value, ("tokenizer",), "tokenizer", "the tokenizer")
+    tokens = value.get("tokens")
+    for token, entry in tokens.items() if isinstance(tokens, dict) else ():
+        if isinstance(entry, dict):
+            path: Path = ("tokenizer", "tokens", token)
+            yield from _others(entry, path, "token", "a token's entry")
+            source = entry.get("source")
+            if isinstance(source, dict) and "kind" in source:
+                yield from _others(source, (*path, "source"), "token source", "a token's source")
+
+
+def _others(value: Mapping[str, Any], path: Path, kind: str, called: str) -> Iterator[Ignored]:
+    for key in value.keys() - KEYS[kind]:
+        yield Ignored((*path, key), f"it is no key of {called}", near(key, KEYS[kind]))
 
 
 def _unknown(value: Mapping[str, Any], path: Path, kind: str, called: str) -> Iterator[Ignored]:
@@ -73,7 +110,7 @@ class _Holder:
             here = (*path, number)
             called = "a model's entry" if kind == "models" else "a source of a slice"
             yield from _unknown(entry, here, kind, called)
-            is_base = base is not None and entry.get("model") == base and not self.method.is_base_read
+            is_base = base is not None and text_of(entry.get("model")) == text_of(base) and not self.method.is_base_read
             yield from self.own(entry.get("parameters"), (*here, "parameters"), is_base)
 
     def own(self, parameters: Any, path: Path, is_base: bool) -> Iterator[Ignored]:

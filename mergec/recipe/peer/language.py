@@ -20,8 +20,13 @@ KEYS: Mapping[str, frozenset[str]] = {
     "sources": frozenset(("model", "layer_range", "parameters")),
     "modules": frozenset(("models", "slices", "parameters")),
     "setting": frozenset(("value", "filter")),
+    "reference": frozenset(("model", "lora")),
+    "path": frozenset(("path", "revision")),
+    "tokenizer": frozenset(("source", "tokens", "pad_to_multiple_of")),
+    "token": frozenset(("source", "force")),
+    "token source": frozenset(("kind", "model", "token", "token_id")),
 }
-"""What may stand in a recipe, in an entry of one of its lists, and in an entry of a filter list."""
+"""What may stand in a recipe, an entry of one of its lists, an entry of a filter list, a mapping for a model, ..."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What mergekit reads as another value than mergec does, or in a form that mergec has not: found, and said plainly."""
+"""What mergekit reads as another value than mergec does, so that it is written as that value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mergec.recipe.document import Document, Path
-from mergec.recipe.peer.differences import named_models
+
+_SHARES = "density", "select_topk"
 
 
 class Respelt(NamedTuple):
@@ -15,35 +16,23 @@ class Respelt(NamedTuple):
     path: Path
     value: Any
     what: str
-    hint: str = ""
 
 
 def respelt(document: Document, in_yaml_1_1: Any) -> Iterator[Respelt]:
-    """Models given as mappings, and scalars that mean something else in YAML 1.1, which mergekit reads."""
-    for path, value in named_models(document.value):
-        if isinstance(value, dict) and (reference := _reference(value)):
-            what = f"the model is given as a mapping, here it is text: {reference}"
-            override = "override_architecture" in value
-            hint = (
-                "the architecture is read from the weights' names, override_architecture is dropped" if override else ""
-            )
-            yield Respelt(path, reference, what, hint)
+    """Scalars that mean something else in YAML 1.1, which mergekit reads, and shares of more than all."""
     yield from _scalars(document.value, in_yaml_1_1, (), False)
+    yield from _shares(document.value, ())
 
 
-def _reference(value: dict[str, Any]) -> str:
-    """`{model: {path, revision}, lora: ...}` as `path@revision+lora@revision`; "" where it would be read otherwise."""
-    parts = [_path(value[key]) for key in ("model", "lora") if value.get(key) is not None]
-    return "+".join(parts) if all(parts) and value.get("model") is not None else ""
-
-
-def _path(value: Any) -> str:
-    if isinstance(value, str):
-        return value if "+" not in value else ""
-    path, revision = (value.get("path"), value.get("revision")) if isinstance(value, dict) else (None, None)
-    if not isinstance(path, str) or "+" in path or "@" in path:
-        return ""
-    return f"{path}@{revision}" if revision else path
+def _shares(value: Any, path: Path) -> Iterator[Respelt]:
+    """Densities above 1: mergekit takes all that there is."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        here = (*path, key)
+        is_share = key in _SHARES or (key == "value" and any(name in path for name in _SHARES))
+        if is_share and "parameters" in here and isinstance(item, (int, float)) and item > 1:
+            yield Respelt(here, 1.0, f"mergekit takes {item} as all there is: written as 1.0")
+        yield from _shares(item, here)
 
 
 def _scalars(ours: Any, theirs: Any, path: Path, is_setting: bool) -> Iterator[Respelt]:

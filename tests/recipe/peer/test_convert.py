@@ -62,7 +62,7 @@ models:
   - model: base           # the base
     # parameters:  # mergekit ignores it
     #   weight: 1     # nonsense
-  - model: a@v1+x
+  - model: {model: {path: a, revision: v1}, lora: x}
     # densty: 0.3  # mergekit ignores it
     parameters: {weight: 0.5}
   - model: b
@@ -88,7 +88,6 @@ dtype: bfloat16
 """
 FOUND = """\
 6:7: warning[W720]: mergekit ignores 'weight': this is the base model, which deltas are taken from; commented out
-7:12: warning[W721]: the model is given as a mapping, here it is text: a@v1+x
 7:12: warning[W722]: mergekit writes 'a@v1+x' out in its model's dtype before it merges, here it is never written; hint: 'lora_merge_dtype: DTYPE' is --lora-merge-dtype
 8:31: warning[W720]: mergekit ignores 'densty': ties has no such parameter; commented out; hint: did you mean 'density'?
 10:5: warning[W720]: mergekit ignores 'paramters': it is no key of a model's entry; commented out; hint: did you mean 'parameters'?
@@ -218,6 +217,27 @@ def test_meaning_stays_and_no_comment_is_lost(text: str) -> None:
             ],
         ),
         (
+            "merge_method: linear\nbase_model: {model: a}\nmodels:\n  - model: a\n  - model: {model: {path: b, rev: x}}\n"
+            "parameters: {weight: 0.5}\ntokenizer:\n  sauce: union\n  tokens:\n    x: {forse: true}\n"
+            "    y: {source: {kind: zero, why: x}}\n",
+            [
+                "5:30: warning[W720]: mergekit ignores 'rev': it is no key of a model's reference; commented out",
+                "8:3: warning[W720]: mergekit ignores 'sauce': it is no key of the tokenizer; commented out; hint: did you mean 'source'?",
+                "8:3: warning[W722]: mergekit numbers the tokens that models add in any order of the models, here in that of the recipe",
+                "10:9: warning[W720]: mergekit ignores 'forse': it is no key of a token's entry; commented out; hint: did you mean 'force'?",
+                "11:30: warning[W720]: mergekit ignores 'why': it is no key of a token's source; commented out",
+            ],
+        ),
+        (
+            "merge_method: ties\nbase_model: base\nmodels:\n  - {model: a, parameters: {density: 2}}\n"
+            "  - {model: b, parameters: {density: [{filter: mlp, value: 1.5}, {value: [0.5, 1]}]}}\n"
+            "parameters: {weight: 1}\n",
+            [
+                "4:38: warning[W721]: mergekit takes 2 as all there is: written as 1.0",
+                "5:60: warning[W721]: mergekit takes 1.5 as all there is: written as 1.0",
+            ],
+        ),
+        (
             "merge_method: passthrough\nmodules:\n  default:\n    models: [{model: a, layer: 1}]\n    foo: 1\n",
             [
                 "4:25: warning[W720]: mergekit ignores 'layer': it is no key of a model's entry; commented out",
@@ -241,8 +261,8 @@ def test_meaning_stays_and_no_comment_is_lost(text: str) -> None:
             "merge_method: passthrough\nmodels:\n"
             "  - model: {model: a, override_architecture: LlamaForCausalLM}\n    parameters: {scale: {value: 1.0}}\n",
             [
-                "3:12: warning[W721]: the model is given as a mapping, here it is text: a; hint: the architecture is "
-                "read from the weights' names, override_architecture is dropped"
+                "3:23: warning[W721]: 'override_architecture' has no meaning here: tensors are known by their names, so "
+                "that no architecture is looked up; commented out"
             ],
         ),
     ],
@@ -354,7 +374,7 @@ def test_a_mixture_of_experts_is_passed_on_where_it_is_read() -> None:
         ("genome: {models: [a]}\ntasks: [x]\n", ["r.yml:1:1: error[E720]: this is a genome for mergekit-evolve, which looks for recipes; mergec merges those that it finds; hint: import the best_config.yaml that it writes"]),
         ("layer_slices: 1\n", ["r.yml:1:15: error[E720]: found no list of slices; hint: write {model: MODEL, start: FIRST, end: END}"]),
         ("layer_slices:\n  - {model: a}\n  - {model: a, start: 0, end: x}\n", ["r.yml:2:5: error[E720]: a slice has no model, start or end; hint: write {model: MODEL, start: FIRST, end: END}", "r.yml:3:5: error[E720]: a slice's model is no text, or its start or end no number; hint: write {model: MODEL, start: FIRST, end: END}"]),
-        (TIES + "  density: 2\n", ["r.yml:8:12: error[E205]: found 2 for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"]),
+        (TIES + "  density: -2\n", ["r.yml:8:12: error[E205]: found -2 for 'density', expected a number in [0, 1]; hint: share of a delta's entries that is kept"]),
         (TIES.replace("ties", "tise"), ["r.yml:1:15: error[E200]: unknown merge method 'tise'; hint: did you mean 'ties'?"]),
     ],
 )  # fmt: skip

@@ -23,7 +23,8 @@ def test_methods_and_their_parameters_are_the_peers() -> None:
 
 
 def test_keys_are_the_peers() -> None:
-    from mergekit import config
+    from mergekit import common, config
+    from mergekit.tokenizer import config as tokens
 
     fields = {
         "recipe": {*config.MergeConfiguration.model_fields, "name"},  # mergekit-multi's
@@ -32,5 +33,10 @@ def test_keys_are_the_peers() -> None:
         "sources": {*config.InputSliceDefinition.model_fields},
         "modules": {*config.OutputModuleDefinition.model_fields},
         "setting": {*config.ConditionalParameter.model_fields},
+        "reference": {*common.ModelReference.model_fields} - {"override_architecture"},  # without meaning here
+        "path": {*common.ModelPath.model_fields},
+        "tokenizer": {*tokens.TokenizerConfig.model_fields},
+        "token": {*tokens.TokenEmbeddingConfig.model_fields},
+        "token source": {*tokens.ModelTokenEmbedding.model_fields},
     }
     assert fields == KEYS
