@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mergec.artifact import LoadedArtifact
+    from mergec.execute.compiled import Compile
     from mergec.execute.run import Result
     from mergec.execute.work import Report
 
@@ -41,12 +42,13 @@ class Plan(plan.Plan):
         device: str = "auto",
         force: bool = False,
         rebuild: bool = False,
+        compile: Compile = "auto",
         report: Report | None = None,
     ) -> Result:
         """Merge into the folder `out`; see `mergec.execute.run.run`."""
         from mergec.execute.run import run
 
-        return run(self, out, device=device, force=force, rebuild=rebuild, report=report)
+        return run(self, out, device=device, force=force, rebuild=rebuild, compile=compile, report=report)
 
 
 def compile(  # noqa: A001 - the verb of this package

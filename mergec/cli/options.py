@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import click
 
@@ -87,6 +87,7 @@ class RunFlags(NamedTuple):
     device: str
     force: bool
     rebuild: bool
+    compile: Literal["auto", "on", "off"]
     quiet: bool
     as_json: bool
 
@@ -102,6 +103,13 @@ def run_options(command: F) -> F:
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option("--force", is_flag=True, help="Move a folder that mergec did not make aside, to OUT.old."),
         click.option("--rebuild", is_flag=True, help="Compute every tensor, also those that are there already."),
+        click.option(
+            "--compile",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            show_default=True,
+            help="Compile loops for this machine: where it pays, always, or never. Changes no byte.",
+        ),
         click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
         click.option("--json", "as_json", is_flag=True, help="Print progress and the result as lines of JSON."),
     ]

@@ -113,7 +113,7 @@ def execute(
     from mergec.cli.progress import show
     from mergec.execute.run import run as run_plan
 
-    device, force, rebuild, quiet, as_json = flags
+    device, force, rebuild, loops, quiet, as_json = flags
     out = out or Path("merged") / plan.name
     if not quiet:
         for warning in plan.warnings:
@@ -128,7 +128,16 @@ def execute(
 
     try:
         with show(plan, quiet=quiet, as_json=as_json) as report:
-            result = run_plan(plan, out, device=device, force=force, rebuild=rebuild, report=report, notice=notice)
+            result = run_plan(
+                plan,
+                out,
+                device=device,
+                force=force,
+                rebuild=rebuild,
+                compile=loops,
+                report=report,
+                notice=notice,
+            )
     except KeyboardInterrupt:
         click.echo(f"interrupted; {out} was not touched, the same command goes on where this one stopped", err=True)
         return 130

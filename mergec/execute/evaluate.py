@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from mergec.graph import Node
 from mergec.ops.op import OPS, Reducer, Tile
@@ -22,6 +23,23 @@ Load: TypeAlias = "Callable[[int, int, int], Tensor]"
 
 Emit: TypeAlias = "Callable[[int, Tensor], None]"
 """(start, tile): takes the entries of the result from `start` on, each once and in order."""
+
+
+class Compiled(Protocol):
+    """A pass as compiled loops; see `mergec.execute.compiled.Program`."""
+
+    def cut(self, tile: Tile) -> Iterator[Tile]: ...
+
+    def sweep(
+        self,
+        steps: Sequence[Step],
+        nodes: Sequence[Node],
+        tile: Tile,
+        load: Load,
+        scalars: dict[int, tuple[float, ...]],
+        held: dict[int, Any],
+        taken: Sequence[Mapping[int, Reducer | Part]],
+    ) -> Any: ...
 
 
 @contextmanager
@@ -48,14 +66,16 @@ def evaluate(
     device: Any = "cpu",
     known: Mapping[int, Values] = MappingProxyType({}),
     states: Mapping[int, Tensor] = MappingProxyType({}),
+    compiled: Callable[[int], Compiled | None] = lambda number: None,
 ) -> None:
     """Compute what a kind makes of the tensor `name`, `tile` entries at a time (whole rows where rows stay together).
 
     The result does not depend on `tile`. A tile may yield more or fewer entries than it has, as packing does. `known`
-    has the value of each statistic, by its `over_model` node, `states` the flat values of each node of that class.
+    has the value of each statistic, by its `over_model` node, `states` the flat values of each node of that class,
+    `compiled` the compiled form of each pass, if any.
     """
     if nodes[kind.root].type.numel:
-        _run(kind.passes, nodes, Tiles(name, kind, tile, device), load, known, {}, emit, states)
+        _run(kind.passes, nodes, Tiles(name, kind, tile, device), load, known, {}, emit, states, compiled)
 
 
 def feed(
@@ -111,12 +131,14 @@ def _run(
     parts: Mapping[int, Part],
     emit: Emit | None,
     states: Mapping[int, Tensor] = MappingProxyType({}),
+    compiled: Callable[[int], Compiled | None] = lambda number: None,
 ) -> None:
     """Sweep over a tensor, pass by pass; what the last pass yields is emitted, if anybody takes it."""
     emitted = 0
     scalars, held = dict(known), dict[int, Any](states)
     used = {source.index for steps in passes for step in steps for source in nodes[step.node].inputs}
-    for steps in passes:
+    for number, steps in enumerate(passes):
+        program = compiled(number)
         _evaluate_scalars(steps, nodes, scalars)
         reducers = {
             step.node: OPS[nodes[step.node].op].kernel(**dict(nodes[step.node].attrs))
@@ -125,8 +147,9 @@ def _run(
         }
         fed: Mapping[int, Part] = {step.node: parts[step.node] for step in steps if step.node in parts}
         while True:
-            for tile in cut.of(steps, nodes):
-                values = _sweep(steps, nodes, tile, load, scalars, held, (reducers, fed))
+            tiles = cut.of(steps, nodes)
+            for tile in chain.from_iterable(map(program.cut, tiles)) if program else tiles:
+                values = (program.sweep if program else sweep)(steps, nodes, tile, load, scalars, held, (reducers, fed))
                 if emit and steps is passes[-1]:
                     emit(emitted, values)
                     emitted += values.numel()
@@ -146,7 +169,7 @@ def _evaluate_scalars(steps: Sequence[Step], nodes: Sequence[Node], scalars: dic
             scalars[node.index] = OPS[node.op].kernel(*inputs, **dict(node.attrs))
 
 
-def _sweep(
+def sweep(
     steps: Sequence[Step],
     nodes: Sequence[Node],
     tile: Tile,
@@ -170,10 +193,10 @@ def _sweep(
         elif node.type.space == "table":
             value = partial(load, node.attr("slot"))
         elif node.op_class == "load":
-            value = load(node.attr("slot"), *_span(node, tile))
+            value = load(node.attr("slot"), *input_span(node, tile))
         else:
             inputs = [scalars[s.index] if s.type.space == "scalar" else live[s.index] for s in node.inputs]
-            value = _apply(node, inputs, tile, taken)
+            value = apply_node(node, inputs, tile, taken)
         if node.is_held:
             held[node.index] = value
         live[node.index] = value
@@ -182,7 +205,7 @@ def _sweep(
     return value
 
 
-def _span(node: Node, tile: Tile) -> tuple[int, int]:
+def input_span(node: Node, tile: Tile) -> tuple[int, int]:
     """Which entries of an input a tile needs: its own, the bytes that hold its bits, or all of a part."""
     if node.type.space == "part":
         return 0, node.type.numel
@@ -191,7 +214,7 @@ def _span(node: Node, tile: Tile) -> tuple[int, int]:
     return tile.start, tile.stop
 
 
-def _apply(node: Node, inputs: list[Any], tile: Tile, taken: Sequence[Mapping[int, Reducer | Part]]) -> Any:
+def apply_node(node: Node, inputs: list[Any], tile: Tile, taken: Sequence[Mapping[int, Reducer | Part]]) -> Any:
     if node.op_class == "reduce":
         for takers in taken:
             if node.index in takers:  # else it has its result

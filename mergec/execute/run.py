@@ -10,6 +10,7 @@ from typing import Any
 
 from mergec.errors import RunError, UsageError, count
 from mergec.execute import reuse
+from mergec.execute.compiled import Compile
 from mergec.execute.reuse import Decision
 from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
@@ -64,13 +65,15 @@ def run(
     device: str = "auto",
     force: bool = False,
     rebuild: bool = False,
+    compile: Compile = "auto",
     report: Report | None = None,
     notice: Notice | None = None,
 ) -> Result:
     """Run a plan and publish its result at `out`.
 
     Tensors that an interrupted run has finished, or that the output of an earlier run holds, are taken over after a
-    look at every byte, unless `rebuild`. Raises UsageError for an output that must not be written, RunError if the
+    look at every byte, unless `rebuild`. `compile` says whether loops may be compiled (`mergec.execute.compiled`): it
+    changes the time, not a byte. Raises UsageError for an output that must not be written, RunError if the
     run fails. Interrupted at any point it leaves the output as it was, and a staging folder from which the next run
     goes on.
     """
@@ -86,7 +89,7 @@ def run(
         to_fetch = missing_bytes((one.path, one.file_bytes, one.sha256) for one in plan.files)
         check_space(folder.parent, plan.written_bytes - staging.held_bytes(), to_fetch)
         with Journal(folder, domain, staging.sync) as journal:
-            job = _Job(plan, staging, journal, report)
+            job = _Job(plan, staging, journal, report, compile)
             decision = job.take_over(out, rebuild)
             if notice and (decision.kept or decision.reused or decision.computed):
                 notice(decision)
@@ -167,8 +170,15 @@ def _class(device: Any) -> str:
 class _Job:
     """A plan at work in a staging folder: the keys under which tensors are recorded, what is made, which inputs."""
 
-    def __init__(self, plan: Plan, staging: Staging, journal: Journal, report: Report | None = None) -> None:
-        self.plan, self.staging, self.journal, self.report = plan, staging, journal, report
+    def __init__(
+        self,
+        plan: Plan,
+        staging: Staging,
+        journal: Journal,
+        report: Report | None = None,
+        compile: Compile = "off",
+    ) -> None:
+        self.plan, self.staging, self.journal, self.report, self.compile = plan, staging, journal, report, compile
         self.states = {source.path: state_id(source.path) for source in plan.files}
         self.keys = plan_keys(plan, by_content(self.states))
         self.digests: dict[str, str] = {}
@@ -255,6 +265,7 @@ class _Job:
                 passed=files.passed,
                 statistics=statistics,
                 states=states.values,
+                compile=self.compile,
             )
             self.digests |= files.finish()
         return surveyed + states.read_bytes + read_bytes

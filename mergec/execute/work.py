@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, UsageError, path_text
+from mergec.execute.compiled import Compile, Compiler, Program
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
 from mergec.execute.statistics import Statistics
 from mergec.graph import walk
@@ -62,6 +63,7 @@ def work(
     passed: Passed | None = None,
     statistics: Statistics | None = None,
     states: Mapping[int, Tensor] = MappingProxyType({}),
+    compile: Compile = "off",
 ) -> int:
     """Compute outputs into a staging folder on the plan's workers; returns the bytes read.
 
@@ -79,7 +81,8 @@ def work(
             for source in output.sources:
                 passed(source.file, source.end)
 
-    return _hand_out(plan, outputs, compute, report)
+    with Compiler(plan, outputs, compile, device) if computes(plan) else nullcontext() as compiler:
+        return _hand_out(plan, outputs, compute, report, compiler)
 
 
 def survey(
@@ -107,14 +110,16 @@ def survey(
     return read_bytes
 
 
-def _hand_out(plan: Plan, outputs: Sequence[Output], job: Job, report: Report | None) -> int:
+def _hand_out(
+    plan: Plan, outputs: Sequence[Output], job: Job, report: Report | None, compiler: Compiler | None = None
+) -> int:
     """Do a job for every output on the plan's workers; returns the bytes read.
 
     A bounded queue hands out tensors in the order of the input files; the first failure stops all workers.
     """
     ordered = sorted(outputs, key=lambda output: _reading_place(plan, output))
     tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
-    crew = Crew(plan, report, job)
+    crew = Crew(plan, report, job, compiler)
     with Reader((source.path, source.file_bytes) for source in plan.files) as reader, one_thread(plan):
         threads = [
             threading.Thread(target=crew.work, args=(tasks, reader), name=f"worker-{number}", daemon=True)
@@ -147,7 +152,7 @@ def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
 @contextmanager
 def one_thread(plan: Plan) -> Iterator[None]:
     """One thread for each worker: torch's own would wait for each other at every tile, long on a busy machine."""
-    if not _computes(plan):
+    if not computes(plan):
         yield
         return
     _hold_freed_memory()
@@ -170,14 +175,14 @@ def _give_back_freed_memory() -> None:
         trim(0)
 
 
-def _computes(plan: Plan) -> bool:
+def computes(plan: Plan) -> bool:
     """Whether anything is computed at all: a plan of copies runs without torch."""
     return any(kind.kind_class != "copy" for kind in plan.kinds)
 
 
 def choose_device(wanted: str, plan: Plan) -> Any:
     """The torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; raises UsageError if it is not there (E503)."""
-    if not _computes(plan):
+    if not computes(plan):
         return "cpu"
     import torch
 
@@ -207,6 +212,7 @@ class Crew:
     plan: Plan
     report: Report | None
     job: Job
+    compiler: Compiler | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     read_bytes: int = 0
@@ -321,10 +327,15 @@ class _Writer(_Loader):
             states=states,
             load=self._load,
             emit=self._emit,
+            compiled=self._compiled,
             **self._shape(),
         )
         self._report(tensors=1)
         return self._sha256.hexdigest()
+
+    def _compiled(self, number: int) -> Program | None:
+        compiler = self._crew.compiler
+        return compiler.program(self._output.kind, number) if compiler else None
 
     def _emit(self, start: int, tile: Tensor) -> None:
         import torch

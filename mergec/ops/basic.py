@@ -54,3 +54,8 @@ def rounded(number: float, like: Tensor) -> float:
     In bfloat16, 0.3 is 0.30078125.
     """
     return float(like.new_tensor(number)) if like.dtype.itemsize < 4 else number
+
+
+def scaled(values: Tensor, factor: float | Tensor) -> Tensor:
+    """The values times a factor; themselves where it is the number 1, the same bits with less work."""
+    return values if isinstance(factor, (int, float)) and factor == 1 else values * factor

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mergec.graph import Node
 from mergec.ops import bits
-from mergec.ops.basic import rounded, weighed
+from mergec.ops.basic import rounded, scaled, weighed
 from mergec.ops.elect import elect, total
 from mergec.ops.op import op
 from mergec.ops.registry import ParameterError
@@ -115,7 +115,7 @@ def fuse_sum(base: Tensor, *deltas: Tensor, weights: tuple[float, ...], normaliz
     if normalize:
         divisor = rounded(sum(rounded(weight, base) for weight in weights), base)
         merged = merged / (divisor if abs(divisor) >= 1e-8 else 1.0)
-    return base + (merged * factor if factor != 1 else merged)
+    return base + scaled(merged, factor)
 
 
 @op("map", "weight sign delta* -> weight", scratch_bytes=16)
@@ -139,7 +139,7 @@ def fuse_agreeing(
     merged, mass = merged.to(base.dtype), mass.to(base.dtype)
     if normalize:
         merged = merged / bits.unless_zero(mass)
-    return base + (merged * factor if factor != 1 else merged)
+    return base + scaled(merged, factor)
 
 
 @op("map", "weight sign delta* -> weight", scratch_bytes=16)
@@ -151,7 +151,7 @@ def fuse_largest_agreeing(base: Tensor, plus: Tensor, *deltas: Tensor, factor: f
     for delta in deltas:
         largest = torch.maximum(largest, torch.where(plus, delta, -delta))
     merged = torch.where(plus, largest, -largest)
-    return base + (merged * factor if factor != 1 else merged)
+    return base + scaled(merged, factor)
 
 
 @op("map", "weight delta* -> weight", scratch_bytes=16)
@@ -165,7 +165,7 @@ def fuse_largest(base: Tensor, *deltas: Tensor, factor: float) -> Tensor:
     merged = deltas[0]
     for delta in deltas[1:]:
         merged = torch.where(delta.abs() >= merged.abs(), delta, merged)
-    return base + (merged * factor if factor != 1 else merged)
+    return base + scaled(merged, factor)
 
 
 @op("map", "weight* -> weight", scratch_bytes=8)

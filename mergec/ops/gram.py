@@ -22,15 +22,17 @@ class Gram(Reducer):
 
     def __init__(self) -> None:
         self._sums = TreeSums()
-        self._pairs: list[tuple[int, int]] = []
 
     def update(self, *tiles: Tensor) -> None:
-        self._pairs = list(combinations_with_replacement(range(len(tiles)), 2))
-        self._sums.add_products(tiles, self._pairs)
+        self._sums.add_products(tiles, list(combinations_with_replacement(range(len(tiles)), 2)))
+
+    def take_leaves(self, sums: Tensor) -> None:
+        self._sums.add_leaves(sums)
 
     def finish(self) -> tuple[float, ...]:
-        products = dict(zip(self._pairs, self._sums.totals(), strict=True))
-        size = range(1 + max(i for i, _ in self._pairs))
+        totals = self._sums.totals()
+        size = range((math.isqrt(8 * len(totals) + 1) - 1) // 2)
+        products = dict(zip(combinations_with_replacement(size, 2), totals, strict=True))
         return tuple(products[min(i, j), max(i, j)] for i in size for j in size)
 
 

@@ -54,6 +54,9 @@ class Reducer(ABC):
     update: Callable[..., None]
     """Takes the next tile of each input."""
 
+    take_leaves: Callable[[Tensor], None]
+    """Takes the sums of the next leaves in place of tiles, streams x leaves; only of a reduction by `TreeSums`."""
+
     @abstractmethod
     def finish(self) -> tuple[float, ...] | None:
         """The result, or None to be fed all tiles once more."""

@@ -32,12 +32,11 @@ def uniform(start: int, stop: int, key: int, device: Any = "cpu") -> Tensor:
 
     pieces = []
     while start < stop:
-        block, begin = divmod(start, BLOCK)
+        begin, first, second = numbers_of(start, key)
         end = min(BLOCK, begin + stop - start)
-        keys = _digest(f"{key}\n{block}")
         index = torch.arange(begin, end, dtype=torch.int32, device=device)
-        mixed = _lowbias32(index.mul_(_signed(0x9E3779B1)).add_(_signed(keys)))
-        pieces.append(_shifted(_lowbias32(mixed.add_(_signed(keys >> 32))), 8))
+        mixed = _lowbias32(index.mul_(_signed(0x9E3779B1)).add_(first))
+        pieces.append(_shifted(_lowbias32(mixed.add_(second)), 8))
         start += end - begin
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -83,6 +82,29 @@ def _log(x: Tensor) -> Tensor:
     share = (mantissa - 1) / (mantissa + 1)  # between -1/3 and 0
     series = _polynomial(share * share, tuple(1 / odd for odd in range(25, 0, -2)))
     return 2 * share * series + exponent.double() * math.log(2)
+
+
+def numbers_of(start: int, key: int) -> tuple[int, int, int]:
+    """What the numbers of the entries from `start` to the end of its block follow from: the first's index, two keys."""
+    block, begin = divmod(start, BLOCK)
+    keys = _digest(f"{key}\n{block}")
+    return begin, _signed(keys), _signed(keys >> 32)
+
+
+def drawn(index: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The numbers of entries by their index in a block, int32, as `uniform` draws them; changes nothing in place."""
+    once = _mixed(index * _signed(0x9E3779B1) + first)
+    return _logical_shift(_mixed(once + second), 8)
+
+
+def _mixed(values: Tensor) -> Tensor:
+    values = (values ^ _logical_shift(values, 16)) * _signed(0x7FEB352D)
+    values = (values ^ _logical_shift(values, 15)) * _signed(0x846CA68B)
+    return values ^ _logical_shift(values, 16)
+
+
+def _logical_shift(values: Tensor, bits: int) -> Tensor:
+    return (values >> bits) & ((1 << (32 - bits)) - 1)
 
 
 def _lowbias32(values: Tensor) -> Tensor:

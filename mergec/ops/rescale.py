@@ -10,7 +10,7 @@ from mergec.graph import Node
 from mergec.ops.basic import rounded
 from mergec.ops.op import Reducer, op
 from mergec.ops.registry import Arithmetic
-from mergec.ops.tree import TreeSum, blocks, wide
+from mergec.ops.tree import TreeSums, blocks, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,14 +55,17 @@ class L1(Reducer):
     """The sum of magnitudes of a delta, in float64."""
 
     def __init__(self) -> None:
-        self._sum = TreeSum()
+        self._sums = TreeSums()
 
     def update(self, delta: Tensor) -> None:
         for part in blocks(delta):
-            self._sum.add(wide(part).abs())
+            self._sums.add(wide(part).abs()[None])
+
+    def take_leaves(self, sums: Tensor) -> None:
+        self._sums.add_leaves(sums)
 
     def finish(self) -> tuple[float, ...]:
-        return (self._sum.total(),)
+        return self._sums.totals() or (0.0,)
 
 
 l1 = op("reduce", "delta -> scalar", scratch_bytes=0, name="l1")(L1)

@@ -8,7 +8,7 @@ from mergec.ops import bits
 from mergec.ops.basic import rounded
 from mergec.ops.elect import total
 from mergec.ops.op import Reducer, Tile, op
-from mergec.ops.tree import TreeSums
+from mergec.ops.tree import LEAF, TreeSums
 from mergec.ops.trim import ranked_before
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ class MeanSquares(Reducer):
     def update(self, *deltas: Tensor) -> None:
         self._entries += deltas[0].numel()
         self._sums.add_products(deltas, [(i, i) for i in range(len(deltas))])
+
+    def take_leaves(self, sums: Tensor) -> None:
+        self._entries += sums.shape[1] * LEAF
+        self._sums.add_leaves(sums)
 
     def finish(self) -> tuple[float, ...]:
         return tuple(total / self._entries for total in self._sums.totals())

@@ -1,0 +1,148 @@
+"""Compiled loops: the bytes of torch's kernels, taken only from a folder of the user's own, never needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import write_recipe
+from recipes_fixtures import mergec as command
+from safetensors.torch import save_file
+
+import mergec
+from mergec.errors import UsageError
+from mergec.execute import compiled
+from mergec.execute.chain import TILE, Chain, stages
+from mergec.execute.compiled import Loops, has_compiler, key_of, private_folder
+from mergec.ops.fused import Numbers
+
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler on this machine")
+SHAPES = {"a.w": (300, 300), "b.w": (257, 511), "c.w": (70_001,), "d.w": (512, 256), "small.b": (33,)}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Models base, a, b and c, of bfloat16 and float32 tensors, in the current folder, and a cache of its own."""
+    for number, model in enumerate(("base", "a", "b", "c")):
+        tensors = {}
+        for index, (name, shape) in enumerate(SHAPES.items()):
+            base = torch.randn(shape, generator=torch.Generator().manual_seed(index)) * 0.02
+            change = torch.randn(shape, generator=torch.Generator().manual_seed(100 * number + index)) * 0.002
+            change[change.abs() < 0.0005] = 0  # entries that do not change, and ties of their magnitudes
+            dtype = torch.float32 if name == "d.w" else torch.bfloat16
+            tensors[name] = (base + change * bool(number)).to(dtype)
+        (tmp_path / model).mkdir()
+        save_file(tensors, tmp_path / model / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MERGEC_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def bytes_of(recipe: Path, out: str, **options: Any) -> bytes:
+    mergec.compile(recipe, workers=2).run(out, device="cpu", rebuild=True, **options)
+    return Path(out, "model.safetensors").read_bytes()
+
+
+def libraries() -> list[Path]:
+    return sorted(Path("cache").glob("loops/*.so"))
+
+
+@needs_compiler
+def test_loops_make_the_bytes_of_the_kernels(here: Path) -> None:
+    """One plan of several methods, so that torch's compiler is started once."""
+    rules: list[Mapping[str, Any]] = [
+        {"match": "a.w", "method": "della", "parameters": {"density": 0.5, "epsilon": 0.2}},
+        {"match": "b.w", "method": "ties", "parameters": {"density": 0.3}},
+        {"match": "c.w", "method": "sce", "parameters": {"select_topk": 0.4}},
+        {"match": "d.w", "method": "model_stock"},
+    ]
+    models = [
+        {"model": one, "parameters": {"weight": weight}} for one, weight in zip("abc", (0.3, 0.5, -0.2), strict=True)
+    ]
+    recipe = write_recipe(here, "dare_ties", models, base_model="base", parameters={"density": 0.6}, rules=rules)
+    plain = bytes_of(recipe, "plain", compile="off")
+    assert libraries() == []
+    assert bytes_of(recipe, "made", compile="on") == plain
+    assert len(libraries()) >= 4
+    made = {path: path.stat().st_mtime_ns for path in libraries()}
+    assert bytes_of(recipe, "again", compile="auto") == plain
+    assert {path: path.stat().st_mtime_ns for path in libraries()} == made
+
+
+@needs_compiler
+def test_what_a_library_makes_first_is_compared(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write_recipe(here, "task_arithmetic", "ab", base_model="base", parameters={"weight": 0.5})
+    plain = bytes_of(recipe, "plain", compile="off")
+    assert bytes_of(recipe, "made", compile="on") == plain
+    text = _text_of(recipe)
+    loops = Loops(here / "cache" / "loops" / f"{key_of(text)}.so", Chain((), (), (), text))
+    true = compiled.function
+    monkeypatch.setattr(compiled, "function", lambda text: lambda *given: tuple(one + 1 for one in true(text)(*given)))
+    chain = json.loads(text)
+    sources = [torch.ones(TILE, dtype=getattr(torch, dtype)) for dtype in chain["sources"]]
+    results = [torch.empty(TILE, dtype=torch.bfloat16)]
+    numbers = Numbers((0.5,) * 8, (0,) * 8)
+    loops(sources, numbers, results, torch.empty(loops.scratch_bytes, dtype=torch.uint8))
+    assert not loops.is_sound
+
+
+def _text_of(recipe: Path) -> str:
+    """The chain of the first plan's bfloat16 tensors."""
+    plan = mergec.compile(recipe)
+    found = [
+        stage.chain.text
+        for kind in plan.kinds
+        if kind.entries == 300 * 300
+        for steps in kind.passes
+        for stage in stages(steps, plan.nodes)
+        if stage.chain
+    ]
+    return found[0]
+
+
+def test_draws_of_a_peer_are_not_fused(here: Path) -> None:
+    more = {"base_model": "base", "parameters": {"weight": 0.5, "density": 0.5, "rescale": False}, "compat": "mergekit"}
+    ops = []
+    for order in ({}, {"random_order": "mergekit"}):
+        plan = mergec.compile(write_recipe(here, "dare_linear", "ab", **more, **order))
+        made = [stage for kind in plan.kinds for steps in kind.passes for stage in stages(steps, plan.nodes)]
+        ops.append({plan.nodes[index].op for stage in made if stage.chain for index in stage.chain.body})
+    assert "drop" in ops[0]
+    assert "drop" not in ops[1]
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(here: Path) -> None:
+    (here / "cache" / "loops").mkdir(parents=True)
+    (here / "cache" / "loops").chmod(0o777)
+    assert private_folder("auto") is None
+    with pytest.raises(UsageError, match="is not a folder of this user alone"):
+        private_folder("on")
+
+
+def test_a_link_is_not_followed(here: Path) -> None:
+    (here / "cache").mkdir()
+    (here / "elsewhere").mkdir(mode=0o700)
+    (here / "cache" / "loops").symlink_to(here / "elsewhere")
+    assert private_folder("auto") is None
+
+
+def test_without_a_compiler_only_on_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write_recipe(here, "linear", "ab", parameters={"weight": 1})
+    monkeypatch.setenv("CXX", str(here / "nowhere"))
+    called = command("run", recipe, "out", "--compile", "on", "--device", "cpu")
+    assert called.code == 2
+    assert "error[E510]: nothing can be compiled here: there is no C++ compiler; hint: use --compile auto" in called.err
+    assert command("run", recipe, "out", "--device", "cpu").code == 0
+
+
+def test_small_merges_compile_nothing(here: Path) -> None:
+    recipe = write_recipe(here, "linear", "ab", parameters={"weight": 1})
+    assert command("run", recipe, "out", "--device", "cpu").code == 0
+    assert libraries() == []
+    assert not list(Path("cache").glob("loops/*.no"))
+    assert os.listdir("out")
