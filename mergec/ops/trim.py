@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -101,8 +101,9 @@ class Cut(Reducer):
         self._seen = 0
 
     def update(self, delta: Tensor) -> None:
+        counts = None  # which are the same for all, as long as no digit is known
         for rank in self._ranks:
-            rank.update(delta, self._seen)
+            counts = rank.update(delta, self._seen, counts)
         self._seen += delta.numel()
 
     def finish(self) -> tuple[float, ...] | None:
@@ -155,11 +156,16 @@ class Order(Reducer):
         return tuple(found) if len(found) == len(self._ranks) else None
 
 
+_GATHERED = 96 << 10
+"""How many entries are gathered at the most: with their indices they take 12 bytes each."""
+
+
 class _Rank:
     """The search for the k-th largest magnitude, exact and without sorting.
 
     The bits of a float without its sign are ordered like its magnitude. They are counted digit by digit (16 bits)
-    from the top: after each sweep over the tensor one more digit of the wanted entry is known. If the cut goes
+    from the top: after each sweep over the tensor one more digit of the wanted entry is known. Where few entries share
+    the known digits, the next sweep gathers them with their indices, and ends the search. Otherwise, if the cut goes
     through equal magnitudes, one more sweep finds the index of the last one that is kept.
     """
 
@@ -168,6 +174,7 @@ class _Rank:
         self._left = k  # entries still to be kept among those that share the known digits
         self._digits = Digits()
         self._counts: Tensor | None = None
+        self._gathered: list[tuple[Any, Any]] | None = None
         self._last = -1
 
     def seek(self, k: int) -> None:
@@ -177,17 +184,24 @@ class _Rank:
 
     @property
     def magnitude(self) -> float | None:
-        return self._digits.magnitude
+        return self.found[0] if self._gathered and self.found else self._digits.magnitude
 
-    def update(self, delta: Tensor, start: int) -> None:
+    def update(self, delta: Tensor, start: int, counts: Tensor | None = None) -> Tensor | None:
+        """Look at a tile; `counts` are those of its first digits, if another rank has them. Gives them back."""
         if self.found is not None:
-            return
+            return counts
         if self._digits.magnitude is not None:
             self._find_tie(delta, start)
-            return
+            return counts
         self._dtype = delta.dtype
-        counts = self._digits.count(delta)
+        if self._gathered is not None:
+            values, places = self._digits.gather(delta)
+            self._gathered.append((values, places + start))
+            return counts
+        if counts is None or not self._digits.is_first:
+            counts = self._digits.count(delta)
         self._counts = counts if self._counts is None else self._counts + counts
+        return counts if self._digits.is_first else None
 
     def _find_tie(self, delta: Tensor, start: int) -> None:
         if self._left:
@@ -202,11 +216,27 @@ class _Rank:
         if self._digits.magnitude is not None:
             self.found = (self._digits.magnitude, float(self._last))
             return
+        if self._gathered is not None:
+            self.found = self._among_gathered(entries)
+            return
         assert self._counts is not None
         self._left, tied = self._digits.narrow(self._counts, self._left, self._dtype)
         self._counts = None
         if self._digits.magnitude is not None and self._left == tied:
             self.found = (self._digits.magnitude, float(entries))
+        elif self._digits.magnitude is None and tied <= _GATHERED and self._digits.can_gather(self._dtype):
+            self._gathered = []
+
+    def _among_gathered(self, entries: int) -> tuple[float, float]:
+        """The magnitude of the last that is kept of those that were gathered, and the index of its last equal."""
+        import numpy as np
+
+        values, places = (np.concatenate(some) for some in zip(*self._gathered or (), strict=True))
+        wanted = np.partition(values, values.size - self._left)[values.size - self._left]
+        equal = places[values == wanted]
+        left = self._left - int((values > wanted).sum())
+        last = entries if left == equal.size else int(equal[left - 1])
+        return magnitude_of(int(wanted), self._dtype), float(last)
 
 
 class Digits:
@@ -217,13 +247,31 @@ class Digits:
         self._known = -1  # the digits known so far, -1 for none
         self._shift = -1  # bits below the digit that is being counted, -1 before the first
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no digit is known."""
+        return self._known < 0
+
+    def can_gather(self, dtype: torch.dtype) -> bool:
+        """Whether the next sweep may gather those that share the known digits: 16 of 32 bits."""
+        return dtype.itemsize == 4 and self._shift == 0
+
+    def gather(self, values: Tensor) -> tuple[Any, Any]:
+        """The bits of the values that share the known digits, and their indices."""
+        import numpy as np
+
+        found = _bits_of(values)
+        if found.device.type != "cpu":
+            there = ((found >> 16) == self._known).nonzero().flatten()
+            return found[there].cpu().numpy(), there.cpu().numpy()
+        places = np.flatnonzero((found.numpy() >> 16) == self._known)
+        return found.numpy()[places], places
+
     def count(self, values: Tensor) -> Tensor:
         """How many of the values that share the known digits have each next one: 65,536 counts."""
         import torch
 
-        size = values.dtype.itemsize
-        integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
-        digits = values.abs().view(integers) >> (self._shift if self._shift >= 0 else size * 8 - 16)
+        digits = _bits_of(values) >> (self._shift if self._shift >= 0 else values.dtype.itemsize * 8 - 16)
         if self._known >= 0:
             digits = digits[(digits >> 16) == self._known] & 0xFFFF
         return torch.bincount(digits.to(torch.int32), minlength=1 << 16)
@@ -233,7 +281,6 @@ class Digits:
 
         Returns how many of those that have this digit are still to be kept, and how many there are.
         """
-        import torch
 
         from_top = counts.flip(0).cumsum(0)
         place = int((from_top < left).sum())
@@ -242,9 +289,25 @@ class Digits:
         self._known = (max(self._known, 0) << 16) | digit
         self._shift = (self._shift if self._shift >= 0 else dtype.itemsize * 8 - 16) - 16
         if self._shift < 0:
-            integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-            self.magnitude = float(torch.tensor(self._known, dtype=integers).view(dtype))
+            self.magnitude = magnitude_of(self._known, dtype)
         return left, int(counts[digit])
+
+
+_INTEGERS = {2: "int16", 4: "int32", 8: "int64"}
+
+
+def _bits_of(values: Tensor) -> Tensor:
+    """The bits of magnitudes, as integers of their size."""
+    import torch
+
+    return values.abs().view(getattr(torch, _INTEGERS[values.dtype.itemsize]))
+
+
+def magnitude_of(bits: int, dtype: torch.dtype) -> float:
+    """The magnitude that has these bits."""
+    import torch
+
+    return float(torch.tensor(bits, dtype=getattr(torch, _INTEGERS[dtype.itemsize])).view(dtype))
 
 
 cut = op("reduce", "delta -> scalar", scratch_bytes=24, name="cut")(Cut)
