@@ -60,7 +60,8 @@ published result, digests, journal, syncs and checks included, less the time in 
 def _machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "mergekit"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, no GPU; Python {platform.python_version()}, {packages}."
+    machine = f"{os.cpu_count()} cores, {memory:.0f} GiB, computing on the processor"
+    return f"{machine}; Python {platform.python_version()}, {packages}. Loops (`--compile`) had been compiled before."
 
 
 def _of(runs: Iterable[Run], **wanted: object) -> list[Run]:

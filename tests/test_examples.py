@@ -48,7 +48,7 @@ def test_the_mixture_of_the_quick_start_scores_as_its_page_says(tmp_path: Path) 
     scored = run(str(QUICKSTART / "score.py"), "merged/moe", cwd=tmp_path).splitlines()
     page = (ROOT / "docs" / "moe.md").read_text().splitlines()
     rows = [line for line in scored if line.startswith(("base", "merged/moe"))]
-    assert [row for row in page if row.startswith(("base ", "merged/moe "))] == rows
+    assert [row for row in page if row.startswith(("base  ", "merged/moe  "))] == rows
 
 
 def test_the_merged_quick_start_model_answers(tmp_path: Path) -> None:

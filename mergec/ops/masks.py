@@ -9,7 +9,8 @@ from pydantic import Field
 from mergec.graph import Node
 from mergec.ops.elect import total
 from mergec.ops.op import Tile, op
-from mergec.ops.trim import cut, ranked_before
+from mergec.ops.ranking import cut
+from mergec.ops.trim import ranked_before
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,8 @@ from mergec.graph import Node
 from mergec.ops.basic import cast
 from mergec.ops.op import Reducer, op
 from mergec.ops.pool import Pool, Values, over_model
-from mergec.ops.trim import Digits, keep_count, trim, trim_magnitude
+from mergec.ops.ranking import Digits
+from mergec.ops.trim import keep_count, trim, trim_magnitude
 
 if TYPE_CHECKING:
     import torch

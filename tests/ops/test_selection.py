@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 import mergec
+from mergec.ops import ranking
 from mergec.ops.fusion import importance
 from mergec.ops.ram import amplification
+from mergec.ops.ranking import CutNonzero, Order
 from mergec.ops.sce import shares_of, variance
-from mergec.ops.trim import CutNonzero, Order
 
 ZERO = torch.zeros(4)
 
@@ -125,3 +126,26 @@ def test_compat_does_not_depend_on_tiles(name: str, tile: int) -> None:
     values = {"nearswap": {"t": 0.1}, "sce": {"select_topk": 0.3}}.get(name, {})
     whole = harness.merged(name, tensors, values, mergekit=True)
     assert torch.equal(harness.merged(name, tensors, values, mergekit=True, tile=tile), whole)
+
+
+@pytest.mark.parametrize("levels", [3, 4000, 0])
+@pytest.mark.parametrize("counts", [(0, 1), (100, 5000), (4999, 5001), (0, 9000), (0, 10_000)])
+def test_gathering_the_last_candidates_finds_what_counting_them_finds(
+    counts: tuple[int, int], levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many ties, some, and none; in tiles of any size."""
+    delta = torch.randn(10_000, generator=torch.Generator().manual_seed(levels))
+    delta = (delta * levels).round() / levels if levels else delta
+
+    def found(size: int) -> tuple[float, ...]:
+        reducer = ranking.Cut(counts)
+        while True:
+            for start in range(0, delta.numel(), size):
+                reducer.update(delta[start : start + size])
+            made = reducer.finish()
+            if made is not None:
+                return made
+
+    gathered = [found(size) for size in (333, 10_000)]
+    monkeypatch.setattr(ranking, "_GATHERED", 0)
+    assert gathered == [found(size) for size in (4096, 10_000)]

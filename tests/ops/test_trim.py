@@ -246,26 +246,3 @@ def test_counting_by_digits_agrees_with_sorting_on_many_random_deltas() -> None:
         delta = torch.randn(3000, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed % 7 - 3)
         found = trimmed(delta, 0.37, tile=700).numpy()
         assert np.array_equal(found, oracle.largest(delta.numpy(), 0.37).astype(np.float32))
-
-
-@pytest.mark.parametrize("levels", [3, 4000, 0])
-@pytest.mark.parametrize("counts", [(0, 1), (100, 5000), (4999, 5001), (0, 9000), (0, 10_000)])
-def test_gathering_the_last_candidates_finds_what_counting_them_finds(
-    counts: tuple[int, int], levels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With many ties, some, and none; in tiles of any size."""
-    delta = torch.randn(10_000, generator=torch.Generator().manual_seed(levels))
-    delta = (delta * levels).round() / levels if levels else delta
-
-    def found(size: int) -> tuple[float, ...]:
-        reducer = trim.Cut(counts)
-        while True:
-            for start in range(0, delta.numel(), size):
-                reducer.update(delta[start : start + size])
-            made = reducer.finish()
-            if made is not None:
-                return made
-
-    gathered = [found(size) for size in (333, 10_000)]
-    monkeypatch.setattr(trim, "_GATHERED", 0)
-    assert gathered == [found(size) for size in (4096, 10_000)]

@@ -2,8 +2,8 @@
 
 from mergec.graph import Node
 from mergec.ops.fusion import importance, take_important, upper_fence
+from mergec.ops.ranking import order
 from mergec.ops.registry import method
-from mergec.ops.trim import order
 
 
 @method(

@@ -8,9 +8,9 @@ from mergec.graph import Node
 from mergec.ops.basic import diff
 from mergec.ops.elect import elect
 from mergec.ops.fuse import Int8Mask
+from mergec.ops.ranking import cut_nonzero
 from mergec.ops.registry import Arithmetic, method
 from mergec.ops.sce import fuse_shares, mean_squares, select, shares_of, variance
-from mergec.ops.trim import cut_nonzero
 
 TopK = Annotated[
     float, Field(ge=0, le=1, description="share of the entries that differ between models which is merged; 1: all")
