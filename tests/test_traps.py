@@ -164,3 +164,18 @@ def test_the_same_layer_twice_is_written_twice(family: Callable[..., Family], tm
     first, second = (layer.mlp.up_proj.weight for layer in model.model.layers)
     assert torch.equal(first, second)
     assert first.data_ptr() != second.data_ptr()
+
+
+def test_a_search_that_asks_for_other_settings_gets_other_results(tmp_path: Path) -> None:
+    """A loop that tells scores and asks for weights: each step has its own settings, and finds the best of them."""
+    write_family(tmp_path)
+    recipe = write_recipe(tmp_path, "linear", [tmp_path / "a", tmp_path / "b"], parameters={"weight": 1})
+    wanted = tensors_of(tmp_path / "b")
+    scores = {}
+    for weight in (0.0, 0.5, 1.0):
+        shares = {"a": 1 - weight, "b": weight}
+        models = [{"model": str(tmp_path / name), "parameters": {"weight": share}} for name, share in shares.items()]
+        overrides = {"models": models, "parameters": {}}
+        mergec.compile(recipe, overrides=overrides).run(tmp_path / "out", device="cpu", force=True)
+        scores[weight] = furthest(tensors_of(tmp_path / "out"), wanted)
+    assert scores[0.0] > scores[0.5] > scores[1.0] == 0
