@@ -11,11 +11,13 @@ import pytest
 import torch
 from adapters import write_adapter
 from checkpoints import contents
+from interrupts import run_until_killed
 from models import tensors_of
 from recipes_fixtures import mergec
 from safetensors.torch import save_file
 from vocabularies import ids_of, pair_tokenizer, word_tokenizer, write_llama
 
+from mergec.api import adopt
 from mergec.compiler.schedule import Options
 from mergec.compiler.transplant import Wanted, compile_transplant
 from mergec.execute.run import run
@@ -132,6 +134,38 @@ def test_the_peer_finds_the_same_combinations(here: Path) -> None:
     torch.testing.assert_close(found[rows], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("scheme", ["distance_proportional", "barycentric", "least_squares"])
+def test_the_peer_interpolates_alike(scheme: str, cosine: bool, here: Path) -> None:
+    from mergekit.tokensurgeon import WeightingScheme, common_interp_approximate
+    from mergekit.tokensurgeon.common_interpolation import DistanceMetric
+
+    found = made("-a", "common_interpolation", "-k", 4, "-w", scheme, *(["-c"] if cosine else []))[EMBEDDING]
+    own, theirs = (torch.from_numpy(one).float() for one in points())
+    donor, numbers = torch.from_numpy(tables()[1]).float(), ids_of(Path("donor"))
+    rows = [numbers[token] for token in THEIRS if token.startswith("new")]
+    metric = DistanceMetric.COSINE if cosine else DistanceMetric.EUCLIDEAN
+    taken, weights = common_interp_approximate(donor[rows], theirs, 4, metric, WeightingScheme(scheme))
+    expected = torch.bmm(weights.unsqueeze(1), own[taken])[:, 0]
+    torch.testing.assert_close(found[rows], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["mean", "sum", "first_last"])
+def test_the_peer_takes_the_same_pieces(method: str, here: Path) -> None:
+    from mergekit.tokensurgeon.subword import SubwordMethod, subword_approximate
+
+    tokenizer = pair_tokenizer("abcd", [("a", "b"), ("c", "d")])
+    write_llama(here / "model", tokenizer, 6, seed=3)
+    new = ["abc", "abcd", "dcba"]
+    merges = [("a", "b"), ("ab", "c"), ("abc", "d"), ("d", "c"), ("b", "a"), ("dc", "ba")]
+    write_llama(here / "donor", pair_tokenizer("abcd", merges), 10, seed=4)
+    found, numbers = made("-a", "subword", "-s", method), ids_of(Path("donor"))
+    for name in (EMBEDDING, HEAD):
+        own = tensors_of(Path("model"))[name]
+        expected = subword_approximate(own, list(new), name == HEAD, tokenizer, SubwordMethod(method))
+        torch.testing.assert_close(found[name][[numbers[token] for token in new]], expected)
+
+
 @pytest.mark.parametrize(
     ("method", "weights", "of_head"),
     [
@@ -179,7 +213,18 @@ def test_tied_models_stay_tied(here: Path) -> None:
     assert HEAD not in found
 
 
-@pytest.mark.parametrize("method", ["omp", "common_interpolation"])
+def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(here: Path) -> None:
+    plan = compile_transplant("model", "donor", Wanted(k=3, new_vocab_noise=0.1), Options(workers=1)).plan
+    run(plan, "whole", device="cpu")
+    run_until_killed(adopt(plan), Path("out"), 3)  # the header, the head, then the embedding
+    assert not Path("out").exists()
+    called = mergec("tokens", "model", "donor", "out", "-k", 3, "-nvn", 0.1, "--workers", 1, "--device", "cpu")
+    assert "1 kept from an interrupted run" in called.out
+    assert contents(Path("out")) == contents(Path("whole"))
+    assert mergec("verify", "out").code == 0
+
+
+@pytest.mark.parametrize("method", ["omp", "common_interpolation", "landmark_pca", "john_hewitt"])
 def test_bytes_are_equal_for_any_workers(method: str, here: Path) -> None:
     wanted = Wanted(approximation=method, k=3)  # type: ignore[arg-type]
     for name, workers in (("one", 1), ("two", 2)):

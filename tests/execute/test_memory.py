@@ -14,9 +14,13 @@ import pytest
 import torch
 from checkpoints import write_recipe
 from safetensors.torch import save_file
+from vocabularies import word_tokenizer
 
 import mergec
 from mergec.compiler.materialize import compile_task
+from mergec.compiler.schedule import Options
+from mergec.compiler.transplant import Wanted, compile_transplant
+from mergec.execute.run import run
 
 STATUS = Path("/proc/self/status")
 pytestmark = [
@@ -204,3 +208,17 @@ def test_rows_of_shuffled_vocabularies_are_read_block_by_block(method: str, work
     plan = mergec.compile(recipe, workers=workers)
     assert plan.memory.peak_bytes < 120 * MIB
     assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
+
+
+@pytest.mark.parametrize("method", ["omp", "common_interpolation", "landmark_pca", "subword", "randn", "john_hewitt"])
+def test_another_tokenizer_takes_no_more_than_its_plan_states(method: str, tmp_path: Path) -> None:
+    tokens = {"model": [f"a{number}" for number in range(12_000)]}
+    tokens["donor"] = [*tokens["model"][:6_000], *(f"new{number}" for number in range(300))]
+    for name, words in tokens.items():
+        table = torch.empty(len(words), 384, dtype=torch.bfloat16).normal_(generator=torch.Generator().manual_seed(1))
+        (tmp_path / name).mkdir()
+        save_file({"model.embed_tokens.weight": table}, tmp_path / name / "model.safetensors")
+        word_tokenizer(words).save_pretrained(tmp_path / name)
+    wanted = Wanted(approximation=method, k=16)  # type: ignore[arg-type]
+    plan = compile_transplant(str(tmp_path / "model"), str(tmp_path / "donor"), wanted, Options(workers=1)).plan
+    assert peak_of(lambda: run(plan, tmp_path / "out", device="cpu")) < plan.memory.peak_bytes < 400 * MIB
