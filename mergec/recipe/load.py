@@ -206,6 +206,14 @@ _CALLED: dict[type[BaseModel], str] = {
 }
 
 
+_OF_PEER = {
+    "layer_slices": "`mergec import` makes `slices: [{sources: [{model: MODEL, layer_range: [START, END]}]}]` of it",
+    "genome": "import the best_config.yaml that mergekit-evolve writes",
+    "random_seed": "write `seed: NUMBER`",
+}
+"""Keys of recipes of mergekit's other tools, and words for its options: what to write here."""
+
+
 def _model_at(path: Path) -> type[BaseModel]:
     """What a key at the end of a path is a field of."""
     model: type[BaseModel] = Recipe
@@ -223,12 +231,9 @@ def _unknown_key(document: Document, path: Path, name: str) -> Problem:
         return Problem(place, "E101", f"'{name}' is a parameter of a method and does not stand here", hint)
     if name == "residual_weight":
         return Problem(place, "E101", f"'{name}' has no effect in mergekit either", "remove it")
-    return Problem(
-        place,
-        "E101",
-        f"unknown key '{name}' in {_CALLED[_model_at(path)]}",
-        did_you_mean(name, [one.alias or key for key, one in fields.items()]),
-    )
+    hint = _OF_PEER.get(name, "") if len(path) == 1 else ""
+    hint = hint or did_you_mean(name, [one.alias or key for key, one in fields.items()])
+    return Problem(place, "E101", f"unknown key '{name}' in {_CALLED[_model_at(path)]}", hint)
 
 
 def _parameter_names() -> set[str]:

@@ -30,12 +30,15 @@ def rule_problems(recipe: Recipe) -> list[Problem]:
 
 def _of_rule(document: Document, number: int, rule: RuleEntry) -> list[Problem]:
     path = ("rules", number)
-    ways = [way for way in RULE_WAYS if rule.way(way) is not None]
+    written = document.value["rules"][number]
+    ways = [way for way in RULE_WAYS if written.get(way) is not None]
     if len(ways) != 1:
         said = f"found {' and '.join(map(repr, ways))}" if ways else "found none of them"
         what = f"a rule says one of method, copy, keep and drop, {said}"
         hint = "as in `{match: '*.mlp.*', method: ties}`"
         return [Problem(document.place(path), "E122", what, hint)]
+    if rule.way(ways[0]) is None:
+        return []  # what is written there is wrong, and was said
     if rule.parameters and rule.method is None:
         what = f"'parameters' belong to a method, and this rule says '{ways[0]}'"
         return [Problem(document.key_place((*path, "parameters")), "E122", what, "remove them")]

@@ -90,6 +90,8 @@ def test_what_is_the_same_is_there(flag: object) -> None:
         ("run r.yml out --allow-crimes --quiet --lora-merge-dtype float16", "--allow-crimes and --lora-merge-dtype are options of mergekit, not of mergec run; hint: --allow-crimes: not needed: tensors are lined up by name; mergec check says what does not fit; --lora-merge-dtype: lora_merge_dtype: DTYPE in the recipe"),
         ("extract-lora a b c --sv-epsilon 0.1", "--sv-epsilon is an option of mergekit, not of mergec extract-lora; hint: not here: all matrices have the rank of --rank, or their own if it is smaller"),
         ("tokens a b c --magikarp", "--magikarp is an option of mergekit, not of mergec tokens; hint: not here: every row of a token counts"),
+        ("run r.yml out --full-random", "--full-random is an option of mergekit, not of mergec run; hint: full_random: true under shuffle: in the recipe"),
+        ("mergekit-layershuffle out", "mergekit-layershuffle is a command of mergekit; hint: shuffle: in a recipe does what that command, which fails at its start, is for"),
         ("mergekit-moe r.yml out", "mergekit-moe is a command of mergekit; hint: mergec moe RECIPE OUT, or mergec run, of the same file"),
     ],
 )  # fmt: skip

@@ -153,6 +153,18 @@ def test_what_is_wrong_with_a_rule_is_said_with_its_place(rule: str, said: str, 
     assert any(line.startswith(f"r.yml:{said}") for line in called.err.splitlines()), called.err
 
 
+@pytest.mark.parametrize(
+    "way", ["copy: {model: {pth: a}}", "keep: false", "method: 5", "method: 5, parameters: {t: 1}"]
+)
+def test_what_is_wrong_in_a_rule_is_no_missing_way(way: str, here: Path) -> None:
+    Path("r.yml").write_text(
+        f"merge_method: linear\nmodels: [{{model: a}}]\nparameters: {{weight: 1}}\nrules:\n - {{match: '*', {way}}}\n"
+    )
+    called = mergec("check", "r.yml")
+    assert called.code == 2
+    assert "E122" not in called.err
+
+
 def test_rules_and_slices_are_not_mixed(here: Path) -> None:
     slices = [{"sources": [{"model": "a", "layer_range": [0, 2]}]}]
     Path("r.yml").write_text(
