@@ -66,6 +66,26 @@ def test_half_precision_densities_are_rounded_as_there(family: Callable[..., Fam
         assert torch.equal(ours[name], tensor), name
 
 
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_half_precision_ranks_differ_by_the_order_of_ties_alone(
+    method: str, rescale: bool, family: Callable[..., Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mergekit sorts in any order of equal magnitudes; where it takes ours, every bit is the same."""
+    sort = torch.argsort
+
+    def ties_as_ours(values: torch.Tensor, dim: int = -1, descending: bool = False) -> torch.Tensor:
+        assert not descending
+        if not values.is_floating_point():  # the second sort, of a permutation
+            return sort(values, dim=dim)
+        return sort(values, dim=dim, descending=True, stable=True).flip(dim)
+
+    monkeypatch.setattr(torch, "argsort", ties_as_ours)
+    ours, peer = both(recipe_of(method, rescale), family("llama", torch.bfloat16), tmp_path)
+    for name, tensor in peer.items():
+        assert torch.equal(ours[name], tensor), name
+
+
 def test_numbers_are_those_of_the_generator_wherever_reading_starts() -> None:
     wanted = (torch.rand(100_000, generator=torch.Generator().manual_seed(9)) * (1 << 24)).int()
     for start, stop in ((70_000, 70_100), (0, 10), (5, 3000), (99_990, 100_000), (3000, 3001)):
