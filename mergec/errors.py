@@ -46,6 +46,11 @@ def _line(head: str, what: str, hint: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def remark(code: str, what: str, hint: str = "") -> str:
+    """One line about what is odd and stands in no text of the user's."""
+    return _line(f"warning[{code}]", what, hint)
+
+
 class MergecError(Exception):
     """What mergec raises on purpose; `exit_code` is what the command line returns for it."""
 

@@ -17,7 +17,7 @@ from mergec.compiler.sidefiles import (
     json_text,
     written_file,
 )
-from mergec.errors import InputError, did_you_mean, path_text
+from mergec.errors import InputError, did_you_mean, path_text, remark
 from mergec.graph import Graph, Node, Space, TensorType, slots_of
 from mergec.io.artifact import ArtifactFiles, open_artifact, ratio_sums
 from mergec.io.checkpoint import INDEX_NAME
@@ -78,8 +78,8 @@ def _scale(task: str, parts: Mapping[str, Mapping[str, TensorRef]]) -> tuple[flo
     over, under = ratio_sums(refs)
     if under > 0:
         return over / under, ()
-    code, what = "W640", f"the task '{task}' changes nothing that could be scaled; its scale 0 / 0 counts as 1"
-    return 1.0, (f"warning[{code}]: {what}",)
+    what = f"the task '{task}' changes nothing that could be scaled; its scale 0 / 0 counts as 1"
+    return 1.0, (remark("W640", what),)
 
 
 def _dense(

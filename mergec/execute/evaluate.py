@@ -26,20 +26,11 @@ Emit: TypeAlias = "Callable[[int, Tensor], None]"
 
 
 class Compiled(Protocol):
-    """A pass as compiled loops; see `mergec.execute.compiled.Program`."""
+    """A pass as compiled loops; see `mergec.execute.loops.Program`."""
 
     def cut(self, tile: Tile) -> Iterator[Tile]: ...
 
-    def sweep(
-        self,
-        steps: Sequence[Step],
-        nodes: Sequence[Node],
-        tile: Tile,
-        load: Load,
-        scalars: dict[int, tuple[float, ...]],
-        held: dict[int, Any],
-        taken: Sequence[Mapping[int, Reducer | Part]],
-    ) -> Any: ...
+    def over(self, sweep: Sweep, tile: Tile) -> Any: ...
 
 
 @contextmanager
@@ -147,9 +138,10 @@ def _run(
         }
         fed: Mapping[int, Part] = {step.node: parts[step.node] for step in steps if step.node in parts}
         while True:
+            sweep = Sweep(steps, nodes, load, scalars, held, (reducers, fed))
             tiles = cut.of(steps, nodes)
             for tile in chain.from_iterable(map(program.cut, tiles)) if program else tiles:
-                values = (program.sweep if program else sweep)(steps, nodes, tile, load, scalars, held, (reducers, fed))
+                values = program.over(sweep, tile) if program else sweep.over(tile)
                 if emit and steps is passes[-1]:
                     emit(emitted, values)
                     emitted += values.numel()
@@ -169,68 +161,79 @@ def _evaluate_scalars(steps: Sequence[Step], nodes: Sequence[Node], scalars: dic
             scalars[node.index] = OPS[node.op].kernel(*inputs, **dict(node.attrs))
 
 
-def sweep(
-    steps: Sequence[Step],
-    nodes: Sequence[Node],
-    tile: Tile,
-    load: Load,
-    scalars: dict[int, tuple[float, ...]],
-    held: dict[int, Any],
-    taken: Sequence[Mapping[int, Reducer | Part]],
-) -> Any:
-    """One tile through the steps of a pass; returns the value of the last.
+@dataclass(frozen=True)
+class Sweep:
+    """One way through a tensor: the steps of a pass, and what all its tiles share.
 
-    `held` are values that all tiles share; `taken` is who takes a reduction's tiles.
+    `held` are values that need computing once, `taken` is who takes a reduction's tiles.
     """
-    live: dict[int, Any] = {}
-    value: Any = None
-    for step in steps:
-        node = nodes[step.node]
-        if node.op_class == "scalar":
-            continue
-        if node.index in held:
-            value = held[node.index]
-        elif node.type.space == "table":
-            value = partial(load, node.attr("slot"))
-        elif node.op_class == "load":
-            value = load(node.attr("slot"), *input_span(node, tile))
-        else:
-            inputs = [scalars[s.index] if s.type.space == "scalar" else live[s.index] for s in node.inputs]
-            value = apply_node(node, inputs, tile, taken)
-        if node.is_held:
-            held[node.index] = value
-        live[node.index] = value
-        for freed in step.frees:
-            live.pop(freed, None)
-    return value
+
+    steps: Sequence[Step]
+    nodes: Sequence[Node]
+    load: Load
+    scalars: Mapping[int, tuple[float, ...]]
+    held: dict[int, Any]
+    taken: Sequence[Mapping[int, Reducer | Part]]
+
+    def over(self, tile: Tile) -> Any:
+        """One tile through the steps; returns the value of the last."""
+        live: dict[int, Any] = {}
+        value: Any = None
+        for step in self.steps:
+            node = self.nodes[step.node]
+            if node.op_class == "scalar":
+                continue
+            if node.index in self.held:
+                value = self.held[node.index]
+            elif node.op_class == "load":
+                value = self.loaded(node, tile)
+            else:
+                value = self.applied(node, [self._input(source, live) for source in node.inputs], tile)
+            if node.is_held:
+                self.held[node.index] = value
+            live[node.index] = value
+            for freed in step.frees:
+                live.pop(freed, None)
+        return value
+
+    def _input(self, source: Node, live: Mapping[int, Any]) -> Any:
+        return self.scalars[source.index] if source.type.space == "scalar" else live[source.index]
+
+    def loaded(self, node: Node, tile: Tile) -> Any:
+        """What a tile needs of an input: its entries, the bytes of its bits, all of a part, or to ask a table later."""
+        slot = node.attr("slot")
+        match node.type.space:
+            case "table":
+                return partial(self.load, slot)
+            case "part":
+                return self.load(slot, 0, node.type.numel)
+            case "bits":
+                return self.load(slot, tile.start // 8, -(-tile.stop // 8))
+            case _:
+                return self.load(slot, tile.start, tile.stop)
+
+    def applied(self, node: Node, inputs: list[Any], tile: Tile) -> Any:
+        """The value of a node; none of a reduction, whose tiles are handed to those that take them."""
+        if node.op_class == "reduce":
+            for takers in self.taken:
+                if node.index in takers:  # else it has its result
+                    takers[node.index].update(*inputs)
+            return None
+        op = OPS[node.op]
+        attrs: dict[str, Any] = dict(node.attrs)
+        if op.takes_tile:
+            attrs["tile"] = tile
+        if op.op_class == "row":
+            inputs = [_in_rows(value, source, tile) for value, source in zip(inputs, node.inputs, strict=True)]
+            return op.kernel(*inputs, **attrs).reshape(-1)
+        if op.op_class == "whole":
+            inputs = [_shaped(value, source) for value, source in zip(inputs, node.inputs, strict=True)]
+            return op.kernel(*inputs, **attrs).reshape(-1)
+        return op.kernel(*inputs, **attrs)
 
 
-def input_span(node: Node, tile: Tile) -> tuple[int, int]:
-    """Which entries of an input a tile needs: its own, the bytes that hold its bits, or all of a part."""
-    if node.type.space == "part":
-        return 0, node.type.numel
-    if node.type.space == "bits":
-        return tile.start // 8, -(-tile.stop // 8)
-    return tile.start, tile.stop
-
-
-def apply_node(node: Node, inputs: list[Any], tile: Tile, taken: Sequence[Mapping[int, Reducer | Part]]) -> Any:
-    if node.op_class == "reduce":
-        for takers in taken:
-            if node.index in takers:  # else it has its result
-                takers[node.index].update(*inputs)
-        return None
-    op = OPS[node.op]
-    attrs: dict[str, Any] = dict(node.attrs)
-    if op.takes_tile:
-        attrs["tile"] = tile
-    if op.op_class == "row":
-        rows = [_in_rows(value, source, tile) for value, source in zip(inputs, node.inputs, strict=True)]
-        return op.kernel(*rows, **attrs).reshape(-1)
-    if op.op_class == "whole":
-        shaped = [v if isinstance(v, tuple) else v.view(s.type.shape) for v, s in zip(inputs, node.inputs, strict=True)]
-        return op.kernel(*shaped, **attrs).reshape(-1)
-    return op.kernel(*inputs, **attrs)
+def _shaped(value: Any, node: Node) -> Any:
+    return value if isinstance(value, tuple) else value.view(node.type.shape)
 
 
 def _in_rows(value: Any, node: Node, tile: Tile) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 
 from mergec.errors import RunError, UsageError, count
 from mergec.execute import reuse
-from mergec.execute.compiled import Compile
+from mergec.execute.compiled import Compile, Compiler
 from mergec.execute.reuse import Decision
 from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
-from mergec.execute.work import Report, choose_device, survey, work
+from mergec.execute.work import Report, choose_device, computes, survey, work
 from mergec.io.digests import FollowedFiles, remembered, state_id
 from mergec.io.hub import is_hub_path, missing_bytes
 from mergec.io.journal import Journal, Placed
@@ -254,7 +254,11 @@ class _Job:
         self.remarks += states.remarks
         known = {source.path: source.sha256 or _remembered(source.path) for source in self.plan.files}
         self.digests = {path: digest for path, digest in known.items() if digest} | self.digests
-        with FollowedFiles(path for path in known if path not in self.digests) as files:
+        with (
+            FollowedFiles(path for path in known if path not in self.digests) as files,
+            Compiler(self.plan, todo, self.compile if computes(self.plan) else "off", device) as compiler,
+        ):
+            self.remarks += compiler.remarks
             read_bytes = work(
                 self.plan,
                 todo,
@@ -265,7 +269,7 @@ class _Job:
                 passed=files.passed,
                 statistics=statistics,
                 states=states.values,
-                compile=self.compile,
+                compiler=compiler,
             )
             self.digests |= files.finish()
         return surveyed + states.read_bytes + read_bytes

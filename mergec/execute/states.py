@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mergec.errors import MergecError, RunError, count, path_text
+from mergec.errors import MergecError, RunError, count, path_text, remark
 from mergec.execute.evaluate import one_torch_thread
 from mergec.graph import Node, walk
 from mergec.io.checkpoint import Checkpoint
@@ -95,8 +95,7 @@ def _remarks(alike: Sequence[str]) -> Iterator[str]:
     if alike:
         others = f" and in {count(len(alike) - 1, 'other router')}" if len(alike) > 1 else ""
         what = f"the experts' rows are nearly alike in {alike[0]}{others}, so that they hardly tell tokens apart"
-        code, hint = "W705", "prompts that differ more, in their last token above all, or gate_mode: hidden_avg"
-        yield f"warning[{code}]: {what}; hint: {hint}"
+        yield remark("W705", what, "prompts that differ more, in their last token above all, or gate_mode: hidden_avg")
 
 
 @contextmanager

@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, UsageError, path_text
-from mergec.execute.compiled import Compile, Compiler, Program
+from mergec.execute.compiled import Compiler
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
+from mergec.execute.loops import Program
 from mergec.execute.statistics import Statistics
 from mergec.graph import walk
 from mergec.io.reader import Reader
@@ -63,7 +64,7 @@ def work(
     passed: Passed | None = None,
     statistics: Statistics | None = None,
     states: Mapping[int, Tensor] = MappingProxyType({}),
-    compile: Compile = "off",
+    compiler: Compiler | None = None,
 ) -> int:
     """Compute outputs into a staging folder on the plan's workers; returns the bytes read.
 
@@ -81,8 +82,7 @@ def work(
             for source in output.sources:
                 passed(source.file, source.end)
 
-    with Compiler(plan, outputs, compile, device) if computes(plan) else nullcontext() as compiler:
-        return _hand_out(plan, outputs, compute, report, compiler)
+    return _hand_out(plan, outputs, compute, report, compiler)
 
 
 def survey(
@@ -191,7 +191,7 @@ def choose_device(wanted: str, plan: Plan) -> Any:
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError):  # no such name, not built for it, no kernels for it
         raise UsageError("E503", f"no device '{wanted}' here", "use --device auto, or cpu") from None
     return device
 

@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 import mergec
 from mergec.errors import UsageError
-from mergec.execute import compiled
+from mergec.execute import loops as loaded
 from mergec.execute.chain import TILE, Chain, stages
-from mergec.execute.compiled import Loops, has_compiler, key_of, private_folder
+from mergec.execute.compiled import has_compiler, key_of, private_folder
+from mergec.execute.loops import Loops
 from mergec.ops.fused import Numbers
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler on this machine")
@@ -81,8 +82,8 @@ def test_what_a_library_makes_first_is_compared(here: Path, monkeypatch: pytest.
     assert bytes_of(recipe, "made", compile="on") == plain
     text = _text_of(recipe)
     loops = Loops(here / "cache" / "loops" / f"{key_of(text)}.so", Chain((), (), (), text))
-    true = compiled.function
-    monkeypatch.setattr(compiled, "function", lambda text: lambda *given: tuple(one + 1 for one in true(text)(*given)))
+    true = loaded.function
+    monkeypatch.setattr(loaded, "function", lambda text: lambda *given: tuple(one + 1 for one in true(text)(*given)))
     chain = json.loads(text)
     sources = [torch.ones(TILE, dtype=getattr(torch, dtype)) for dtype in chain["sources"]]
     results = [torch.empty(TILE, dtype=torch.bfloat16)]
@@ -138,6 +139,26 @@ def test_without_a_compiler_only_on_is_an_error(here: Path, monkeypatch: pytest.
     assert called.code == 2
     assert "error[E510]: nothing can be compiled here: there is no C++ compiler; hint: use --compile auto" in called.err
     assert command("run", recipe, "out", "--device", "cpu").code == 0
+
+
+@needs_compiler
+def test_on_says_what_could_not_be_compiled_and_tries_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write_recipe(here, "task_arithmetic", "ab", base_model="base", parameters={"weight": 0.5})
+    broken = here / "broken compiler"
+    broken.write_text("#!/bin/sh\necho no headers here >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    plain = bytes_of(recipe, "plain", compile="off")
+    called = command("run", recipe, "out", "--compile", "on", "--device", "cpu")
+    assert called.code == 0
+    (said,) = [line for line in called.err.splitlines() if "W512" in line]
+    assert said.startswith("warning[W512]: 2 of 2 chains of ops could not be compiled: ")
+    assert said.endswith("; hint: torch's kernels make the same bytes, in more time")
+    assert (here / "out" / "model.safetensors").read_bytes() == plain
+    assert "W512" not in command("run", recipe, "out", "--rebuild", "--compile", "auto", "--device", "cpu").err
+    monkeypatch.delenv("CXX")
+    assert "W512" not in command("run", recipe, "out", "--rebuild", "--compile", "on", "--device", "cpu").err
+    assert len(libraries()) == 2
 
 
 def test_small_merges_compile_nothing(here: Path) -> None:

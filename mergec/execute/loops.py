@@ -1,0 +1,165 @@
+"""Loops: a chain's shared library as a function of tiles, and a pass whose chains are computed by such."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from math import lcm
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergec.execute.chain import TILE, Chain, Stage, function
+from mergec.execute.evaluate import Sweep
+from mergec.graph import Node
+from mergec.ops.fused import FORMS, LEAVES, Numbers, streams
+from mergec.ops.op import Reducer, Tile
+from mergec.ops.random import BLOCK
+from mergec.ops.tree import LEAF
+from mergec.plan import Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Loops:
+    """A loaded library: the loops of one chain."""
+
+    def __init__(self, path: Path, chain: Chain) -> None:
+        library = ctypes.CDLL(str(path))
+        self._run = library.chain_run
+        self._run.restype = None
+        library.chain_scratch.restype = ctypes.c_int64
+        self.scratch_bytes = int(library.chain_scratch())
+        self._text = chain.text
+        self._is_checked = False
+        self.is_sound = True
+
+    def __call__(self, sources: Sequence[Tensor], numbers: Numbers, results: Sequence[Tensor], scratch: Tensor) -> None:
+        """Fill the results from the sources."""
+        import torch
+
+        real = torch.float64 if '"real": "float64"' in self._text else torch.float32
+        reals = torch.tensor(numbers.reals or (0.0,), dtype=real)
+        whole = torch.tensor((0, *numbers.whole), dtype=torch.int32)
+        count = sources[0].numel() // TILE
+        steps = [one.element_size() * TILE for one in sources] + [0, 0]
+        steps += [one.numel() * one.element_size() // count for one in results] + [0]
+        given = [*sources, reals, whole, *results, scratch]
+        pointers = (ctypes.c_void_p * len(given))(*(one.data_ptr() for one in given))
+        strides = (ctypes.c_int64 * len(given))(*steps)
+        self._run(pointers, strides, ctypes.c_int64(count), ctypes.c_int64(TILE))
+        if not (self._is_checked and self.is_sound):
+            self._check(sources, reals, whole, results)
+
+    def _check(self, sources: Sequence[Tensor], reals: Tensor, whole: Tensor, results: Sequence[Tensor]) -> None:
+        """Compare what was made with what torch's kernels make, which is what stays if it is something else."""
+        import torch
+
+        for number in range(sources[0].numel() // TILE):
+            whole[0] = number * TILE
+            pieces = [one[number * TILE : (number + 1) * TILE] for one in sources]
+            for expected, result in zip(function(self._text)(*pieces, reals, whole), results, strict=True):
+                made = result.view(-1)[number * expected.numel() : (number + 1) * expected.numel()]
+                expected = expected.contiguous().view(-1)
+                if not torch.equal(expected.view(torch.uint8), made.view(torch.uint8)):
+                    self.is_sound = False
+                    made.copy_(expected)
+        self._is_checked = True
+
+
+class Program:
+    """A pass of a kind with its chains compiled."""
+
+    def __init__(self, made: Sequence[Stage], loops: Mapping[str, Loops], kind: Kind, nodes: Sequence[Node]) -> None:
+        import torch
+
+        self._stages, self._nodes, self._row = made, nodes, kind.row
+        self._loops = loops
+        scratch = max(loops[stage.chain.text].scratch_bytes for stage in made if stage.chain)
+        self._scratch = torch.empty(scratch, dtype=torch.uint8)
+
+    def cut(self, tile: Tile) -> Iterator[Tile]:
+        """A tile in pieces: as many entries as the loops take at once, then what is left over."""
+        start = tile.start
+        while start < tile.stop:
+            edge = min(tile.stop, (start // BLOCK + 1) * BLOCK)
+            unit = together(self._row)
+            stop = start + (edge - start) // unit * unit
+            stop = stop if stop > start else tile.stop
+            yield Tile(tile.name, start, stop, tile.row, tile.device)
+            start = stop
+
+    def takes(self, tile: Tile) -> bool:
+        """Whether a tile is cut as loops need it, and all loops have made what torch's kernels make."""
+        entries = tile.stop - tile.start
+        same_block = tile.start // BLOCK == (tile.stop - 1) // BLOCK
+        is_sound = all(self._loops[stage.chain.text].is_sound for stage in self._stages if stage.chain)
+        return is_sound and entries % TILE == 0 and tile.start % LEAF == 0 and same_block
+
+    def over(self, sweep: Sweep, tile: Tile) -> Any:
+        """One tile through the pass, to the bit as `Sweep.over` has it."""
+        if not self.takes(tile):
+            return sweep.over(tile)
+        live: dict[int, Any] = {}
+        value: Any = None
+        for stage in self._stages:
+            if stage.chain:
+                value = self._fused(stage.chain, sweep, tile, live)
+            for index in stage.then:
+                node = self._nodes[index]
+                inputs = [
+                    sweep.scalars[one.index] if one.type.space == "scalar" else self._value(one, sweep, tile, live)
+                    for one in node.inputs
+                ]
+                value = live[index] = sweep.applied(node, inputs, tile)
+        return value
+
+    def _value(self, node: Node, sweep: Sweep, tile: Tile, live: dict[int, Any]) -> Any:
+        if node.index not in live:
+            live[node.index] = sweep.loaded(node, tile)
+        return live[node.index]
+
+    def _fused(self, chain: Chain, sweep: Sweep, tile: Tile, live: dict[int, Any]) -> Any:
+        """Let a chain's loops fill its results; returns the last."""
+        import torch
+
+        sources = [self._value(self._nodes[index], sweep, tile, live) for index in chain.sources]
+        entries = tile.stop - tile.start
+        results = [_room(self._nodes[index], entries) for index in chain.results]
+        numbers = _numbers([self._nodes[index] for index in chain.body], sweep.scalars, tile)
+        self._loops[chain.text](sources, numbers, results, self._scratch)
+        for index, result in zip(chain.results, results, strict=True):
+            if self._nodes[index].op not in LEAVES:
+                live[index] = result
+                continue
+            for takers in sweep.taken:
+                taker = takers.get(index)
+                if isinstance(taker, Reducer):
+                    taker.take_leaves(torch.cat(tuple(result), dim=1))
+        return results[-1]
+
+
+@cache
+def together(row: int) -> int:
+    """The fewest entries that are whole tiles of loops and whole rows."""
+    return lcm(TILE, row)
+
+
+def _room(node: Node, entries: int) -> Tensor:
+    import torch
+
+    if node.op in LEAVES:
+        return torch.empty(entries // TILE, streams(node), TILE // LEAF, dtype=torch.float64)
+    return torch.empty(entries, dtype=getattr(torch, node.type.dtype))
+
+
+def _numbers(body: Iterable[Node], scalars: Mapping[int, tuple[float, ...]], tile: Tile) -> Numbers:
+    reals: list[float] = []
+    whole: list[int] = []
+    for node in body:
+        values = [scalars[one.index] for one in node.inputs if one.type.space == "scalar"]
+        found = FORMS[node.op].numbers(node, values, tile)
+        reals += found.reals
+        whole += found.whole
+    return Numbers(tuple(reals), tuple(whole))
