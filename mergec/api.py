@@ -89,14 +89,15 @@ def merge(
     seed: int = 0,
     out_dtype: str | None = None,
     compat: str | None = None,
+    tensors: str = "strict",
     post: Sequence[Any] | None = None,
 ) -> dict[str, Tensor]:
     """Merge state dicts in memory with the ops, arithmetic and checks of a recipe.
 
     `models` are named state dicts (a sequence is named "0", "1", ...), in the order of a recipe's `models:`;
     `parameters` are its top-level settings, `model_parameters` those of single models, both in a recipe's form:
-    numbers, gradients over layers, `{filter, value}` lists. `post` lists passes as
-    a recipe does. Returns CPU tensors by name, shapes as the inputs'.
+    numbers, gradients over layers, `{filter, value}` lists. `tensors` and `post` are as in a recipe: what is done
+    with tensors that some models lack, and passes. Returns CPU tensors by name, shapes as the inputs'.
     Raises RecipeError for unknown methods, parameters and mismatched tensors.
     """
     from mergec.memory import merge_tensors
@@ -108,7 +109,13 @@ def merge(
         base=base,
         parameters=parameters or {},
         model_parameters=model_parameters or {},
-        settings={"seed": seed, "out_dtype": out_dtype, "compat": compat, "post": post and list(post)},
+        settings={
+            "seed": seed,
+            "out_dtype": out_dtype,
+            "compat": compat,
+            "tensors": tensors,
+            "post": post and list(post),
+        },
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from mergec.compiler.inventory import Model, line_up
+from mergec.compiler.assemble import assemble
+from mergec.compiler.inventory import Model
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.schedule import LARGEST_TILE, schedule
 from mergec.errors import Place, Problem, RecipeError
@@ -51,10 +52,10 @@ def merge_tensors(
     if problems or found or not bounds:
         raise RecipeError([*problems, *found])
     opened = [_model(one.reference, dicts[one.reference], one.place) for one in bounds[0].inputs]
-    inventory, problems = line_up(opened)
+    parts, problems = assemble(bounds, {model.reference: model for model in opened})
     if problems:
         raise RecipeError(problems)
-    _, lowered, graph, problems = lower([(bounds[0], inventory)])
+    _, lowered, graph, problems = lower(parts)
     if problems:
         raise RecipeError(problems)
     return _merged(lowered, graph, dicts, document)

@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import groupby
 from typing import TypeAlias
 
 from mergec.compiler.align import Alignment
-from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, line_up, line_up_tables, table_of
+from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, table_of
 from mergec.compiler.modules import modules_of
 from mergec.compiler.names import Layer, few, is_behind, layer_counts_of, layers_of, natural
 from mergec.compiler.rules import assemble_by_rules
+from mergec.compiler.share import share, unused_since
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, count
 from mergec.recipe.bind import Bound, Input
 
 Table: TypeAlias = Mapping[str, Source]
+Parts: TypeAlias = list[tuple[Bound, Inventory]]
 
 
 def assemble(
     bounds: Sequence[Bound], models: Mapping[str, Model], alignment: Alignment | None = None
-) -> tuple[list[Inventory], list[Problem]]:
-    """An inventory for each bound: its output tensors with what they are merged from, or all that does not fit.
+) -> tuple[Parts, list[Problem]]:
+    """The parts of a merge, each with its output tensors and what they are merged from, or all that does not fit.
 
     With an `alignment` the models' tensors have the rows of one vocabulary.
     """
-    arrange = partial(alignment.apply, models=models) if alignment else None
-    if len(bounds) == 1 and bounds[0].place is None and not bounds[0].module:
-        inventory, problems = line_up([models[one.reference] for one in bounds[0].inputs], arrange)
-        return [inventory], problems
     used = {one.reference: models[one.reference] for bound in bounds for one in bound.inputs}
     head = head_of(used.values())
     tables = {reference: table_of(model, head) for reference, model in used.items()}
-    if arrange is not None:
-        tables, problems = arrange(tables)
+    if alignment is not None:
+        tables, problems = alignment.apply(tables, models)
         if problems:
             return [], problems
-    if any(bound.rule for bound in bounds):
-        return assemble_by_rules(bounds, models, tables)
-    by_module, problems = _by_module(bounds, tables)
-    made: list[Inventory] = []
-    for module, group in groupby(bounds, key=lambda bound: bound.module):
-        part = {reference: by_module[reference].get(module, {}) for reference in tables}
-        stack = _Stack(list(group), models, part)
-        made += stack.inventories()
-        problems += stack.problems
+    made, problems = (assemble_by_rules if any(b.rule for b in bounds) else _by_name)(bounds, models, tables)
+    if problems or not made:
+        return [], problems
     mixed = head is not None and any(model.is_tied for model in used.values())
-    unused = tuple(_unused(tables, made)) if not problems else ()
-    return [replace(one, is_untied=mixed, dropped=unused if n == 0 else ()) for n, one in enumerate(made)], problems
+    made = [(bound, replace(one, is_untied=mixed)) for bound, one in made]
+    bound, first = made[0]
+    return [(bound, replace(first, dropped=(*_tied(used.values()), *first.dropped))), *made[1:]], []
+
+
+def _tied(models: Iterable[Model]) -> Iterator[str]:
+    """Which stored heads are not used, as notes."""
+    for model in models:
+        if model.is_tied and model.head:
+            yield f"{model.reference}: the stored {model.head} is not used, the config ties it to the input embedding"
+
+
+def _by_name(
+    bounds: Sequence[Bound], models: Mapping[str, Model], tables: Mapping[str, Table]
+) -> tuple[Parts, list[Problem]]:
+    """The same for models merged whole, slices and modules, from the models' tensors by output name."""
+    by_module, problems = _by_module(bounds, tables)
+    made: Parts = []
+    for module, group in groupby(bounds, key=lambda bound: bound.module):
+        stack = _Stack(list(group), models, {name: of_module.get(module, {}) for name, of_module in by_module.items()})
+        made += stack.parts()
+        problems += stack.problems
+    if problems or not made:
+        return [], problems
+    bound, first = made[0]
+    why = unused_since(bound, "in no slice" if bound.place or bound.module else "")
+    notes = _unused(tables, [one for _, one in made], why) if why else ()
+    return [(bound, replace(first, dropped=(*notes, *first.dropped))), *made[1:]], []
 
 
 def _by_module(
@@ -82,13 +99,13 @@ class _Stack:
         self.problems: list[Problem] = []
         self.layers: dict[str, dict[str, Layer]] = {}
 
-    def inventories(self) -> list[Inventory]:
+    def parts(self) -> Parts:
+        if self.bounds[0].place is None:
+            return self._shared(self.bounds[0], [self.tables[one.reference] for one in self.bounds[0].inputs])
         used = dict.fromkeys(one.reference for bound in self.bounds for one in bound.inputs)
         for reference in used:
             config = self.models[reference].checkpoint.config
             self.layers[reference] = layers_of(self.tables[reference], layer_counts_of(config))
-        if self.bounds[0].place is None:
-            return [self._lined(self.bounds[0], [self.tables[one.reference] for one in self.bounds[0].inputs])]
         for bound in self.bounds:
             for one in bound.inputs:
                 self._check_range(one)
@@ -96,23 +113,25 @@ class _Stack:
             return []
         first = self.bounds[0].inputs[0].reference
         total = sum(map(_span, self.bounds))
-        stack, begin, made = self._stack(first), 0, []
+        stack, begin, made = self._stack(first), 0, Parts()
         for number, bound in enumerate(self.bounds):
             ends = (number == 0, number == len(self.bounds) - 1)
             tables = [self._slice(one, stack, begin, *ends) for one in bound.inputs]
             within = range(begin, begin + _span(bound))
             layers = {name: Layer(stack, index, total, within) for name, index in _numbered(tables, stack)}
-            made.append(replace(self._lined(bound, tables), layers=layers))
+            for part, inventory in self._shared(bound, tables):
+                own = {name: layers[name] for name in inventory.rows if name in layers}
+                made.append((part, replace(inventory, layers=own)))
             begin = within.stop
         origins = tuple((bound.inputs[0].reference, layer) for bound in self.bounds for layer in _layers(bound))
-        made[0] = replace(made[0], stacked=(Stacked(stack, self._count(first), origins),))
+        bound, inventory = made[0]
+        made[0] = bound, replace(inventory, stacked=(Stacked(stack, self._count(first), origins),))
         return made
 
-    def _lined(self, bound: Bound, tables: Sequence[Table]) -> Inventory:
-        placed = [replace(self.models[one.reference], place=one.place) for one in bound.inputs]
-        inventory, problems = line_up_tables(placed, tables)
+    def _shared(self, bound: Bound, tables: Sequence[Table]) -> Parts:
+        parts, problems = share(bound, self.models, tables)
         self.problems += problems
-        return inventory
+        return parts
 
     def _check_range(self, one: Input) -> None:
         """The layers of a source must be there, in the one stack that the slices are of."""
@@ -173,10 +192,10 @@ def _numbered(tables: Iterable[Table], stack: str) -> Iterable[tuple[str, int]]:
                 yield name, int(number)
 
 
-def _unused(tables: Mapping[str, Table], made: Sequence[Inventory]) -> Iterable[str]:
-    """Which tensors of which models are in no slice, as notes."""
+def _unused(tables: Mapping[str, Table], made: Sequence[Inventory], why: str) -> Iterator[str]:
+    """Which tensors of which models are in no part of the result, as notes."""
     used = {ref for inventory in made for row in inventory.rows.values() for ref in row}
     for reference, table in tables.items():
         names = sorted((name for name, ref in table.items() if ref not in used), key=natural)
         if names:
-            yield f"{reference}: in no slice, so not used: {few(names)}"
+            yield f"{reference}: {why}, so not used: {few(names)}"

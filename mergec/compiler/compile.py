@@ -19,6 +19,7 @@ from mergec.compiler.mixture import mixture
 from mergec.compiler.names import Layer, few
 from mergec.compiler.prefixes import called_alike
 from mergec.compiler.schedule import DEFAULTS, Options, schedule
+from mergec.compiler.share import place_of
 from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.compiler.source import Embedded, refs_of
 from mergec.compiler.stages import stage_model
@@ -227,11 +228,12 @@ def _assembled(
         made, problems = mixture(recipe, bounds, models)
         return [Part(*one) for one in made], problems
     if bounds and wanted <= models.keys():
-        inventories, problems = assemble(bounds, models, alignment)
-        return list(map(Part, bounds, inventories)), problems
+        made, problems = assemble(bounds, models, alignment)
+        return [Part(*one) for one in made], problems
     opened = [models[name] for name in recipe.references if name in models and (name in wanted or not bounds)]
     found = line_up(opened)[1] if opened and recipe.models else []
-    return [], [one for one in found if one.code != "E321" or recipe.vocabulary is None]
+    allowed = {"E320" if recipe.tensors != "strict" else "", "E321" if recipe.vocabulary else ""}
+    return [], [one for one in found if one.code not in allowed]
 
 
 def _with_overrides(text: str, overrides: Sequence[tuple[str, str]]) -> str:
@@ -309,14 +311,13 @@ def _is_plain(model: Model) -> bool:
 
 def _refuse_other_models(analysis: Analysis, statistic: str) -> None:
     """A number about each model, taken over all slices, needs the same models in all of them."""
-    first, *others = (tuple(one.slot for one in part.bound.inputs) for part in analysis.parts)
-    for part, slots in zip(analysis.parts[1:], others, strict=True):
-        if slots != first:
+    merged = [part.bound for part in analysis.parts if part.bound.method.name != "passthrough"]
+    first = [one.slot for one in merged[0].inputs]
+    for bound in merged[1:]:
+        if [one.slot for one in bound.inputs] != first:
             what = f"the {statistic} is taken over the whole model, and this part of it has other models than the first"
             hint = "give every part the same models, or set scope: tensor"
-            place = part.bound.place or (part.bound.rule and part.bound.rule.place)
-            place = place or analysis.recipe.document.place(("modules", part.bound.module))
-            raise RecipeError([Problem(place, "E118", what, hint)])
+            raise RecipeError([Problem(place_of(bound), "E118", what, hint)])
 
 
 def _refuse_states(analysis: Analysis, plan: Plan) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
 
 from mergec.compiler.adapters import adapted
 from mergec.compiler.names import (
@@ -29,8 +28,6 @@ from mergec.io.adapter import read_config
 from mergec.io.checkpoint import ADAPTER_NAME, Checkpoint, is_tokenizer_file, open_checkpoint
 from mergec.io.tensors import FLOATS
 from mergec.plan import ModelUse
-
-Arrange: TypeAlias = Callable[[Mapping[str, Mapping[str, Source]]], tuple[dict[str, dict[str, Source]], list[Problem]]]
 
 STAGE = "stage:"
 """What the file of a tensor is called that a stage of the recipe computes, before the stage's name."""
@@ -235,26 +232,10 @@ def _near(path: Path, folder: Path) -> str:
     return did_you_mean(path.name, folders) if folders else ""
 
 
-def line_up(models: list[Model], arrange: Arrange | None = None) -> tuple[Inventory, list[Problem]]:
-    """Line tensors up by name over the models that are merged; the first is the one others are compared with.
-
-    `arrange` puts the tables, by reference, in the order of one vocabulary before they are compared.
-    """
+def line_up(models: Sequence[Model]) -> tuple[Inventory, list[Problem]]:
+    """Line tensors up by name over the models that are merged; the first is the one others are compared with."""
     head = head_of(models)
-    tables = [table_of(model, head) for model in models]
-    if arrange is not None:
-        arranged, problems = arrange({model.reference: table for model, table in zip(models, tables, strict=True)})
-        if problems:
-            return Inventory({}, {}, (), False), problems
-        tables = [arranged[model.reference] for model in models]
-    inventory, problems = line_up_tables(models, tables)
-    dropped = tuple(
-        f"{model.reference}: the stored {model.head} is not used, the config ties it to the input embedding"
-        for model in models
-        if model.is_tied and model.head
-    )
-    mixed = head is not None and any(model.is_tied for model in models)
-    return replace(inventory, dropped=dropped, is_untied=mixed), problems
+    return line_up_tables(models, [table_of(model, head) for model in models])
 
 
 def line_up_tables(models: Sequence[Model], tables: Sequence[Mapping[str, Source]]) -> tuple[Inventory, list[Problem]]:
@@ -266,6 +247,14 @@ def line_up_tables(models: Sequence[Model], tables: Sequence[Mapping[str, Source
         problems += _differences(models[0], tables[0], model, table, counts)
     rows = {} if problems else {name: tuple(table[name] for table in tables) for name in names}
     return Inventory(rows, layers_of(names, counts), (), False), problems
+
+
+def misfits(models: Sequence[Model], tables: Sequence[Mapping[str, Source]]) -> Iterator[Problem]:
+    """Models that are no variants of the first one, whatever tensors each may lack."""
+    counts = set.union(*(layer_counts_of(model.checkpoint.config) for model in models))
+    for model, table in zip(models[1:], tables[1:], strict=True):
+        if problem := _misfit(models[0], tables[0], model, table, counts):
+            yield problem
 
 
 def head_of(models: Iterable[Model]) -> str | None:
@@ -289,7 +278,7 @@ def table_of(model: Model, head: str | None) -> dict[str, Source]:
 def _differences(
     first: Model, expected: Mapping[str, Source], model: Model, found: Mapping[str, Source], counts: set[int]
 ) -> Iterable[Problem]:
-    whole = _stranger(first, expected, model, found) or _layer_difference(first, expected, model, found, counts)
+    whole = _misfit(first, expected, model, found, counts)
     if whole:
         yield whole
         return
@@ -298,6 +287,12 @@ def _differences(
     unequal = [name for name in expected if name in found and expected[name].shape != found[name].shape]
     yield from _shapes(first, expected, model, found, unequal)
     yield from _integers(first, expected, model, found)
+
+
+def _misfit(
+    first: Model, expected: Mapping[str, Source], model: Model, found: Mapping[str, Source], counts: set[int]
+) -> Problem | None:
+    return _stranger(first, expected, model, found) or _layer_difference(first, expected, model, found, counts)
 
 
 def _stranger(
@@ -334,7 +329,7 @@ def _absent(model: Model, names: Iterable[str], what: str) -> Iterable[Problem]:
     verb, _, rest = what.partition(",")
     listed = fold(sorted(names, key=natural))
     for text in listed[:_MOST_LISTED]:
-        hint = "every tensor must be in every model; are they of one architecture?"
+        hint = "`tensors: union` takes such tensors from the models that have them, `intersection` leaves them out"
         yield Problem(model.place, "E320", f"'{model.reference}' {verb} the tensor {text},{rest}", hint)
     if len(listed) > _MOST_LISTED:
         more = count(len(listed) - _MOST_LISTED, "further tensor name")

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from mergec.compiler.inventory import Inventory, Model, head_of, line_up_tables
+from mergec.compiler.inventory import Inventory, Model
 from mergec.compiler.names import few, layer_counts_of, layers_of, natural
+from mergec.compiler.share import share, unused_since
 from mergec.compiler.source import Source
 from mergec.errors import Problem, count, did_you_mean
 from mergec.recipe.bind import Bound, Rule
@@ -15,8 +16,8 @@ from mergec.recipe.bind import Bound, Rule
 
 def assemble_by_rules(
     bounds: Sequence[Bound], models: Mapping[str, Model], tables: Mapping[str, Mapping[str, Source]]
-) -> tuple[list[Inventory], list[Problem]]:
-    """An inventory for the recipe's own method, then one for each rule, or all that does not fit.
+) -> tuple[list[tuple[Bound, Inventory]], list[Problem]]:
+    """The part of the recipe's own method, then that of each rule, or all that does not fit.
 
     `tables` are the models' tensors by output name.
 
@@ -24,7 +25,6 @@ def assemble_by_rules(
     model has which is copied from are part of the result where a rule copies them, and are noted where none does.
     """
     used = {one.reference: models[one.reference] for bound in bounds for one in bound.inputs}
-    head = head_of(used.values())
     own, rules = bounds[0], [(bound, bound.rule) for bound in bounds[1:] if bound.rule is not None]
     listed = {name for one in own.inputs for name in tables[one.reference]}
     taken: dict[int, list[str]] = {number: [] for number in range(len(bounds))}
@@ -33,17 +33,19 @@ def assemble_by_rules(
         if name in listed or (number and any(name in tables[one.reference] for one in bounds[number].inputs)):
             taken[number].append(name)
     problems: list[Problem] = []
-    made = []
+    made: list[tuple[Bound, Inventory]] = []
     for number, bound in enumerate(bounds):
-        inventory, found = _lined(bound, models, tables, taken[number], listed, bound is own)
+        parts, found = _lined(bound, models, tables, taken[number], listed)
         problems += found
-        made.append(inventory)
+        made += parts
     names = [name for number in taken for name in taken[number]]
     layers = layers_of(names, set().union(*(layer_counts_of(model.checkpoint.config) for model in used.values())))
-    made = [replace(one, layers={name: layers[name] for name in one.rows if name in layers}) for one in made]
-    mixed = head is not None and any(model.is_tied for model in used.values())
-    notes = (*_notes(rules, taken), *_left(tables, names))
-    return [replace(one, is_untied=mixed, dropped=notes if n == 0 else ()) for n, one in enumerate(made)], problems
+    made = [(b, replace(one, layers={name: layers[name] for name in one.rows if name in layers})) for b, one in made]
+    known = {name for _, one in made for name in one.rows}
+    known |= {name for number, bound in enumerate(bounds) if not bound.inputs for name in taken[number]}
+    notes = (*_notes(rules, taken), *_left(tables, known, unused_since(own, "only copied from")), *made[0][1].dropped)
+    made[0] = own, replace(made[0][1], dropped=notes)
+    return made, problems
 
 
 def _lined(
@@ -52,10 +54,9 @@ def _lined(
     tables: Mapping[str, Mapping[str, Source]],
     names: Sequence[str],
     listed: Iterable[str],
-    is_own: bool,
-) -> tuple[Inventory, list[Problem]]:
+) -> tuple[list[tuple[Bound, Inventory]], list[Problem]]:
     """The tensors of one rule, or of the recipe's method, lined up over its models."""
-    empty = Inventory({}, {}, (), False)
+    empty = [(bound, Inventory({}, {}, (), False))]
     if bound.rule is not None and not names:
         what = f"the rule '{bound.rule.match}' takes no tensor"
         hint = did_you_mean(bound.rule.match, listed) if "*" not in bound.rule.match else ""
@@ -68,8 +69,7 @@ def _lined(
     if bound.rule is not None and len(bound.inputs) == 1 and lacking:
         what = f"'{bound.inputs[0].reference}' has no {few(lacking)}, which the rule '{bound.rule.match}' takes from it"
         return empty, [Problem(bound.rule.place, "E124", what, "narrow the rule, or drop them by a rule before it")]
-    placed = [replace(models[one.reference], place=one.place) for one in bound.inputs]
-    return line_up_tables(placed, wanted)
+    return share(bound, models, wanted)
 
 
 def _tables(bound: Bound, tables: Mapping[str, Mapping[str, Source]]) -> list[Mapping[str, Source]]:
@@ -85,9 +85,8 @@ def _notes(rules: Sequence[tuple[Bound, Rule]], taken: Mapping[int, Sequence[str
             yield f"rule '{rule.match}': {done}, {count(len(taken[number]), 'tensor')}: {few(taken[number])}"
 
 
-def _left(tables: Mapping[str, Mapping[str, Source]], names: Sequence[str]) -> Iterable[str]:
-    known = set(names)
+def _left(tables: Mapping[str, Mapping[str, Source]], known: set[str], why: str) -> Iterable[str]:
     for reference, table in tables.items():
         left = sorted((name for name in table if name not in known), key=natural)
         if left:
-            yield f"{reference}: only copied from, so not used: {few(left)}"
+            yield f"{reference}: {why}, so not used: {few(left)}"

@@ -332,8 +332,8 @@ class Binder:
         if self.method.name not in REPLAYED:
             what = f"mergekit draws nothing for {self.method.name} that could be drawn again"
             self._problem(place, "E130", what, f"it is for {', '.join(REPLAYED)}")
-        for key in ("slices", "modules", "rules", "post"):
-            if getattr(recipe, key):
+        for key in ("slices", "modules", "rules", "post", "tensors"):
+            if recipe.says(key):
                 what = f"found 'random_order' beside '{key}': the order is that of models merged whole"
                 self._problem(place, "E130", what, "remove one of the two")
 
@@ -360,8 +360,8 @@ class Binder:
 
     def check_whole(self) -> None:
         """An artifact's tasks are whole models."""
-        for key in ("slices", "modules", "rules"):
-            if getattr(self.recipe, key) and self.method.makes_artifact:
+        for key in ("slices", "modules", "rules", "tensors"):
+            if self.recipe.says(key) and self.method.makes_artifact:
                 what = f"{self.method.name} makes an artifact of whole models, found '{key}'"
                 self._problem(self.document.key_place((key,)), "E119", what, "list the models under 'models:'")
 

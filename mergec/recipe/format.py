@@ -15,7 +15,8 @@ from mergec.recipe.layout import Entry, Layout, Value, comments, documents, read
 WIDTH = 120
 _WIDEST_ALIGNED = 72  # a longer line keeps its comment to itself
 _FIRST = ["<<", "name", "compat", "merge_method", "base_model", "models", "slices", "shuffle", "modules", "experts"]
-_FIRST += ["shared_experts", "gate_mode", "experts_per_token", "architecture", "steps", "parameters", "rules", "post"]
+_FIRST += ["shared_experts", "gate_mode", "experts_per_token", "architecture", "steps", "parameters", "rules"]
+_FIRST += ["tensors", "post"]
 LAST = [
     "dtype",
     "out_dtype",

@@ -261,6 +261,11 @@ class Recipe(_Strict):
     rules: list[RuleEntry] = Field(
         default=[], description="tensors to be merged otherwise, by name; the first rule that matches one takes it"
     )
+    tensors: Literal["strict", "intersection", "union"] = Field(
+        default="strict",
+        description="what is done with tensors that some models lack: `strict` refuses them, `intersection` leaves "
+        "them out, `union` merges each from the models that have it",
+    )
     steps: list[Any] | None = Field(
         default=None, min_length=1, description="what `merge_method: pipeline` does, step by step"
     )
@@ -304,6 +309,10 @@ class Recipe(_Strict):
     metadata: Any = Field(default=None, description="anything you want to keep with the recipe")
 
     _document: Document
+
+    def says(self, key: str) -> bool:
+        """Whether it says something under a key that would not be so without."""
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
 
     @property
     def document(self) -> Document:

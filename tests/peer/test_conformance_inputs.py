@@ -204,22 +204,53 @@ def test_case_31_plain_state_dicts_with_integer_buffers(tmp_path: Path) -> None:
         assert (found["1.num_batches_tracked"].dtype, int(found["1.num_batches_tracked"])) == (torch.int64, 257)
 
 
-def run_raw(recipe: Recipe, out: Path) -> None:
+def run_raw(recipe: Recipe, out: Path, tensors: str = "") -> None:
     from mergekit.graph import Executor
     from mergekit.options import MergeOptions
     from mergekit.scripts.merge_raw_pytorch import RawPyTorchMergeConfig, plan_flat_merge
 
     with quiet():
-        tasks = plan_flat_merge(RawPyTorchMergeConfig.model_validate(recipe), str(out), False, False, MergeOptions())
+        which = (tensors == "union", tensors == "intersection")
+        tasks = plan_flat_merge(RawPyTorchMergeConfig.model_validate(recipe), str(out), *which, MergeOptions())
         Executor(tasks).execute()
 
 
 def test_case_31_a_tensor_that_one_file_lacks_is_said(tmp_path: Path) -> None:
-    """mergekit-pytorch merges what is there, or what all have, on request; mergec has no such request."""
     torch.save({"w": torch.ones(2), "v": torch.ones(2)}, tmp_path / "a.pt")
     torch.save({"w": torch.ones(2)}, tmp_path / "b.pt")
     with pytest.raises(mergec.RecipeError, match="E320"):
         run_ours(merge("linear", *(model(tmp_path / f"{one}.pt", weight=1) for one in "ab")), tmp_path / "ours")
+
+
+@pytest.mark.parametrize("tensors", ["union", "intersection"])
+@pytest.mark.parametrize(
+    ("method", "weight", "settings"),
+    [
+        ("linear", 0.5, {}),
+        ("karcher", None, {}),
+        ("task_arithmetic", 0.5, {}),
+        ("ties", 0.5, {"density": 0.5}),
+        ("sce", None, {"select_topk": 0.5}),
+    ],
+)
+def test_case_31_tensors_that_some_files_lack(
+    method: str, weight: float | None, settings: dict[str, Any], tensors: str, tmp_path: Path
+) -> None:
+    """As `--tensor-union` and `--tensor-intersection` do; but what the base alone has is lost there, and kept here."""
+    has_base = method in ("task_arithmetic", "ties", "sce")
+    own = {"only_0": torch.rand(8), "of_two": torch.rand(8)}
+    torch.save({"of_all": torch.rand(8), **own}, tmp_path / "0.pt")
+    torch.save({"of_all": torch.rand(8), "of_two": torch.rand(8)}, tmp_path / "1.pt")
+    torch.save({"of_all": torch.rand(8)} | ({} if has_base else {"only_2": torch.rand(8)}), tmp_path / "2.pt")
+    parameters = {"weight": weight} if weight else {}
+    listed = [model(tmp_path / f"{number}.pt", **parameters) for number in ("12" if has_base else "012")]
+    recipe = merge(method, *listed, base=tmp_path / "0.pt" if has_base else None, parameters=settings)
+    run_ours({**recipe, "tensors": tensors}, tmp_path / "ours")
+    run_raw(recipe, tmp_path / "raw", tensors)
+    found, peer = tensors_of(tmp_path / "ours"), tensors_of(tmp_path / "raw")
+    if has_base and tensors == "union":
+        assert torch.equal(found.pop("only_0"), own["only_0"])
+    assert_same(found, peer, {}, tolerance(recipe))
 
 
 @pytest.mark.parametrize("method", ["ram", "ramplus_tl"])
