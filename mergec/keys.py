@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from mergec.graph import Node, listing, slots_of, walk
+from mergec.graph import Node, listing, walk
 from mergec.io.tensors import TensorRef
 from mergec.plan import Kind, Output, Plan, Statistic
 
@@ -24,13 +24,15 @@ def plan_keys(plan: Plan, content: Identify | None = None) -> dict[str, str]:
     key*, good from one state of the inputs to another.
     """
     kinds = [_kind_text(plan, kind) for kind in plan.kinds]
+    loaded = [_loaded(plan.root(kind)) for kind in plan.kinds]
     fed = _statistic_keys(plan, content)
     keys = {}
     for output in plan.outputs:
         text, is_random = kinds[output.kind]
         statistics = tuple(fed[one.name] for one in plan.statistics_of(output.kind))
         named = output.tensor if is_random or statistics else ""  # ties of a statistic are broken by name
-        keys[output.name] = digest(repr((text, named, _sources(plan, output, content), *statistics)))
+        sources = _sources(plan, output, loaded[output.kind], content)
+        keys[output.name] = digest(repr((text, named, sources, *statistics)))
     return keys
 
 
@@ -64,22 +66,25 @@ def _statistic_keys(plan: Plan, content: Identify | None) -> dict[str, str]:
     for one in plan.statistics:
         nodes = {kind: plan.nodes[node] for kind, node in one.nodes}
         texts = {kind: (_numbered(node), plan.kinds[kind].identity) for kind, node in nodes.items()}
-        seen = {kind: slots_of(node) for kind, node in nodes.items()}
+        loaded = {kind: _loaded(node) for kind, node in nodes.items()}
         members = [plan.outputs[number] for number in one.members]
-        parts = [(m.tensor, texts[m.kind], m.shape, _sources(plan, m, content, seen[m.kind])) for m in members]
+        parts = [(m.tensor, texts[m.kind], m.shape, _sources(plan, m, loaded[m.kind], content)) for m in members]
         keys[one.name] = digest(repr((one.name, parts)))
     return keys
 
 
+def _loaded(root: Node) -> tuple[int, ...]:
+    """The slots that a graph loads, in an order that the numbers of slots have no part in."""
+    return tuple(dict.fromkeys(node.attr("slot") for node in walk(root) if node.op == "load"))
+
+
 def _sources(
-    plan: Plan, output: Output, content: Identify | None, seen: Sequence[int] | None = None
+    plan: Plan, output: Output, loaded: Sequence[int], content: Identify | None
 ) -> list[tuple[str, str, tuple[int, ...]]]:
-    """What stands for an output's inputs in a key, or for those in `seen` slots; without slots, files' names do."""
-    numbers = plan.kinds[output.kind].slots
+    """What stands for an output's inputs in the slots that are loaded; without slots, files' names do."""
+    sources = dict(zip(plan.kinds[output.kind].slots, output.sources, strict=True))
     named = [
-        (plan.slots[number] if plan.slots else ref.file.rpartition("/")[2], ref)
-        for number, ref in zip(numbers, output.sources, strict=True)
-        if seen is None or number in seen
+        (plan.slots[slot] if plan.slots else sources[slot].file.rpartition("/")[2], sources[slot]) for slot in loaded
     ]
     identify = content or _plan_identity
     return [(identify(slot, ref), ref.dtype, ref.shape) for slot, ref in named]
@@ -105,7 +110,7 @@ def graph_text(plan: Plan, kind: Kind) -> tuple[str, ...]:
 
 
 def _numbered(root: Node) -> tuple[str, ...]:
-    numbers = {slot: number for number, slot in enumerate(slots_of(root))}
+    numbers = {slot: number for number, slot in enumerate(_loaded(root))}
     return tuple(
         line.replace(f"slot={node.attr('slot')}", f"slot={numbers[node.attr('slot')]}", 1)
         if node.op == "load"

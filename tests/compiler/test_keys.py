@@ -51,6 +51,17 @@ def test_a_setting_changes_the_keys_of_the_tensors_it_holds_for(keys: Callable[.
     }
 
 
+def test_a_rule_changes_the_keys_of_the_tensors_it_takes(keys: Callable[..., dict[str, str]]) -> None:
+    rule = "rules: [{match: lm_head.weight, copy: b}]\n"
+    assert changed(keys("ties"), keys("ties", BODY + rule)) == {"lm_head.weight"}
+
+
+def test_a_tensor_that_one_model_adds_changes_no_other_key(keys: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    before = keys("ties")
+    write_model(tmp_path / "a", seed="a", shapes=SHAPES | {"model.extra": (4,)})
+    assert changed(before, keys("ties", BODY + "tensors: union\n")) == {"model.extra"}
+
+
 def test_a_seed_changes_the_keys_of_random_methods_only(keys: Callable[..., dict[str, str]]) -> None:
     assert changed(keys("ties"), keys("ties", BODY + "seed: 1\n")) == set()
     assert changed(keys("dare_ties"), keys("dare_ties", BODY + "seed: 1\n")) == EVERY
