@@ -145,6 +145,7 @@ class Measured:
 def measure(command: Sequence[str], cwd: Path, codes: Sequence[int] = (0,)) -> Measured:
     """Run a whole command; raises CalledProcessError with its output if it ends with another exit code."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode beside it
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT)

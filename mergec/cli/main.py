@@ -81,9 +81,11 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 ok, 1 the run failed, 2 recipe or usage wrong, 130 interrupted."""
     signal.signal(signal.SIGTERM, _as_interrupt)
-    gc.set_threshold(100_000)  # a plan is a million small values without cycles: looking for cycles often is waste
+    gc.disable()  # a plan is a million small values without cycles, and so are modules: looking for cycles is waste
     try:
-        sys.exit(_run(argv))
+        code = _run(argv)
+        gc.freeze()  # nor is there any use in a last look at all that torch has made, half a second long
+        sys.exit(code)
     except BrokenPipeError:  # the reader of a pipe went away: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

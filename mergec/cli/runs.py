@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 from pathlib import Path
@@ -114,6 +115,7 @@ def execute(
     from mergec.execute.run import run as run_plan
 
     device, force, rebuild, loops, quiet, as_json = flags
+    _settle(plan)
     out = out or Path("merged") / plan.name
     if not quiet:
         for warning in plan.warnings:
@@ -148,6 +150,17 @@ def execute(
     elif not quiet:
         click.echo(_summary(plan, result, [*next_steps, *(_uses(plan, result) if is_model else [])]))
     return 0
+
+
+def _settle(plan: Plan) -> None:
+    """Import torch if a plan needs it; from here on look for cycles again, among what the run makes alone."""
+    from mergec.execute.work import computes
+
+    if computes(plan):
+        import torch  # noqa: F401
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _plan(recipe: Path, overrides: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Plan:

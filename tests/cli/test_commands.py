@@ -372,6 +372,15 @@ def test_nothing_heavy_is_imported_before_a_run(arguments: list[str], here: Path
     assert process("-c", script, cwd=here).out.splitlines()[-1] == "0 []"
 
 
+def test_cycles_are_looked_for_while_a_run_computes_and_exit_handlers_are_called(here: Path) -> None:
+    script = (
+        "import atexit, gc, mergec.execute.run as runs\nfrom mergec.cli.main import main\n"
+        "run = runs.run\nruns.run = lambda *a, **k: (print(gc.isenabled()), run(*a, **k))[1]\n"
+        "atexit.register(print, 'left')\nmain(['run', 'r.yml', '--quiet'])\n"
+    )
+    assert process("-c", script, cwd=here).out == "True\nleft\n"
+
+
 def test_importing_mergec_imports_nothing_heavy(tmp_path: Path) -> None:
     script = (
         f"import sys, mergec; print([name for name in {(*HEAVY, 'pydantic', 'ruamel.yaml')} if name in sys.modules])"
