@@ -109,6 +109,7 @@ class _Stack:
         for bound in self.bounds:
             for one in bound.inputs:
                 self._check_range(one)
+        self.problems = list(dict.fromkeys(self.problems))  # a shuffle's slices say the same
         if self.problems or not all(map(_is_even, self.bounds)):  # which was said when they were bound
             return []
         first = self.bounds[0].inputs[0].reference
@@ -144,9 +145,16 @@ class _Stack:
             hint = "say which under 'modules:', each module with models or slices of its own"
             self.problems.append(Problem(one.place, "E114", what, hint))
         elif one.layers is not None and one.layers.stop > (found := next(iter(stacks.values()))):
-            what = f"found layer_range [{one.layers.start}, {one.layers.stop}], and '{one.reference}' has "
-            what += f"{count(found, 'layer')}"
-            self.problems.append(Problem(one.place, "E115", what, f"expected an end of at most {found}"))
+            self.problems.append(self._beyond(one, one.layers, found))
+
+    def _beyond(self, one: Input, layers: range, found: int) -> Problem:
+        """A range of layers that ends behind the last one."""
+        recipe = self.bounds[0].recipe
+        place, said = one.place, f"layer_range [{layers.start}, {layers.stop}]"
+        if recipe.shuffle:
+            place, said = recipe.document.place(("shuffle", "layers")), f"layers: {recipe.shuffle.layers}"
+        what = f"found {said}, and '{one.reference}' has {count(found, 'layer')}"
+        return Problem(place, "E115", what, f"expected {'' if recipe.shuffle else 'an end of '}at most {found}")
 
     def _stack(self, reference: str) -> str:
         return next(iter(self.layers[reference].values())).stack

@@ -77,7 +77,11 @@ def test_the_canonical_text_spells_the_slices_out(tmp_path: Path, monkeypatch: p
             "wieght: 3",
             "r.yml:4:18: error[E101]: unknown key 'wieght' in a model of a shuffle; hint:",
         ),
-        ("layers: 2", "layers: 5", "error[E115]: found layer_range"),
+        (
+            "layers: 2",
+            "layers: 5",
+            "r.yml:6:11: error[E115]: found layers: 5, and 'b' has 2 layers; hint: expected at most 2",
+        ),
         ("seed: 7", "models: [{model: a}]", "r.yml:7:1: error[E110]: found 'models' beside 'shuffle'"),
     ],
 )
