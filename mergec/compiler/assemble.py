@@ -15,7 +15,7 @@ from mergec.compiler.rules import assemble_by_rules
 from mergec.compiler.share import share, unused_since
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, count
-from mergec.recipe.bind import Bound, Input
+from mergec.recipe.bound import Bound, Input
 
 Table: TypeAlias = Mapping[str, Source]
 Parts: TypeAlias = list[tuple[Bound, Inventory]]

@@ -30,7 +30,8 @@ from mergec.io.tensors import TensorRef
 from mergec.ops.op import Remark, remark_on
 from mergec.ops.registry import Method
 from mergec.plan import Plan, Rows
-from mergec.recipe.bind import Bound, bind
+from mergec.recipe.bind import bind
+from mergec.recipe.bound import Bound
 from mergec.recipe.document import Document
 from mergec.recipe.load import read_document, read_recipe
 from mergec.recipe.schema import Recipe

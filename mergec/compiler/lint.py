@@ -13,7 +13,7 @@ from mergec.compiler.names import fold, is_behind
 from mergec.compiler.resolved import resolve_all
 from mergec.compiler.source import Adapted
 from mergec.errors import Place, Problem, count
-from mergec.recipe.bind import Input
+from mergec.recipe.bound import Input
 from mergec.recipe.settings import Choice, Resolved
 
 _LISTED_SUM = 0.05  # weights that sum to 1 but for this much are a mean as they stand

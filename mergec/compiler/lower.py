@@ -24,7 +24,7 @@ from mergec.ops.artifact import Artifact, pieces
 from mergec.ops.basic import cast, diff
 from mergec.ops.parts import gate
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
-from mergec.recipe.bind import Bound, Input
+from mergec.recipe.bound import Bound, Input
 from mergec.recipe.schema import Recipe
 from mergec.recipe.settings import Choice, NoValueError, Resolved, Scope, resolve
 

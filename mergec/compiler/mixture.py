@@ -12,7 +12,7 @@ from mergec.compiler.names import Layer, few, is_embedding, layer_counts_of, lay
 from mergec.compiler.routers import Maker, router_maker
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, did_you_mean
-from mergec.recipe.bind import Bound
+from mergec.recipe.bound import Bound
 from mergec.recipe.experts import DRAWN
 from mergec.recipe.schema import Recipe
 

@@ -11,7 +11,7 @@ from mergec.compiler.names import few, layer_counts_of, layers_of, natural
 from mergec.compiler.share import share, unused_since
 from mergec.compiler.source import Source
 from mergec.errors import Problem, count, did_you_mean
-from mergec.recipe.bind import Bound, Rule
+from mergec.recipe.bound import Bound, Rule
 
 
 def assemble_by_rules(

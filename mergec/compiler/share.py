@@ -10,7 +10,7 @@ from mergec.compiler.names import few, layer_counts_of, layers_of, natural
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, count
 from mergec.ops.registry import find_method
-from mergec.recipe.bind import Bound
+from mergec.recipe.bound import Bound
 
 
 def share(

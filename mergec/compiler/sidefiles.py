@@ -22,7 +22,7 @@ from mergec.io.tensors import FLOATS, ITEM_BYTES, TensorRef
 from mergec.ops.artifact import RULE
 from mergec.ops.registry import Method
 from mergec.plan import Output
-from mergec.recipe.bind import Bound
+from mergec.recipe.bound import Bound
 from mergec.recipe.schema import Recipe
 
 RECIPE_NAME = "mergec_recipe.yml"

@@ -14,7 +14,7 @@ from mergec.compiler.lower import scopes_of
 from mergec.compiler.resolved import position, resolve_all
 from mergec.compiler.text import table, value_text
 from mergec.errors import UsageError, did_you_mean
-from mergec.recipe.bind import Input
+from mergec.recipe.bound import Input
 from mergec.recipe.settings import Resolved
 
 

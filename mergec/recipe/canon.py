@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from mergec.errors import Problem, RecipeError
 from mergec.ops.registry import Parameter
-from mergec.recipe.bind import Bound, Input, bind, path_label
+from mergec.recipe.bind import bind
+from mergec.recipe.bound import Bound, Input, path_label
 from mergec.recipe.document import Path, parse
 from mergec.recipe.experts import DRAWN
 from mergec.recipe.flow import flow, scalar
@@ -38,7 +39,7 @@ _OWN = {
     "out_dtype",
     "seed",
 }
-_OWN |= {"tokenizer_source", "tokenizer", "post", "experts", "shared_experts", "shuffle"}
+_OWN |= {"tokenizer_source", "tokenizer", "post", "experts", "shared_experts"}
 
 Setting = tuple[tuple[str | None, tuple[Any, ...]], ...]
 """A setting's choices: a filter, None for the one that ends it, and knots."""

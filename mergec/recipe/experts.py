@@ -10,7 +10,7 @@ from mergec.graph import Node
 from mergec.ops.basic import scale
 from mergec.ops.registry import Draw, Each, Method, each, read_parameters
 from mergec.ops.route import NoiseScale, ResidualScale, perturb
-from mergec.recipe.bind import Bound, Input, path_label
+from mergec.recipe.bound import Bound, Input, path_label
 from mergec.recipe.document import Path as DocumentPath
 from mergec.recipe.schema import ExpertEntry, Recipe
 from mergec.recipe.settings import Choice

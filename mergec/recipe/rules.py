@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mergec.errors import Problem, UsageError
-from mergec.ops.registry import Method, find_method
+from mergec.ops.registry import find_method
+from mergec.recipe.binder import Binder
+from mergec.recipe.bound import Bound, Input
 from mergec.recipe.document import Document
 from mergec.recipe.schema import RULE_WAYS, Recipe, RuleEntry
 from mergec.recipe.settings import Choice, over
-
-if TYPE_CHECKING:
-    from mergec.recipe.bind import Binder, Bound, Input
+from mergec.recipe.steps import Passes
 
 
 def rule_problems(recipe: Recipe) -> list[Problem]:
@@ -59,8 +58,8 @@ def _of_method(document: Document, number: int, name: str) -> list[Problem]:
     return []
 
 
-def rule_bounds(recipe: Recipe, binder_of: Callable[[Method, int], Binder]) -> tuple[list[Bound], list[Problem]]:
-    """A `Bound` for each rule, in order; `binder_of` gives a binder for a method and the number of a rule.
+def rule_bounds(recipe: Recipe, passes: Passes) -> tuple[list[Bound], list[Problem]]:
+    """A `Bound` for each rule, in order.
 
     A rule's own parameters win over those of models and recipe, which hold where its method has a parameter of that
     name. What is copied is a passthrough of one model; what is dropped has no models.
@@ -68,7 +67,7 @@ def rule_bounds(recipe: Recipe, binder_of: Callable[[Method, int], Binder]) -> t
     bounds: list[Bound] = []
     problems: list[Problem] = []
     for number, rule in enumerate(recipe.rules):
-        binder = binder_of(find_method(rule.method or "passthrough"), number)
+        binder = Binder(recipe, find_method(rule.method or "passthrough"), None, passes, number)
         bounds.append(_bound(recipe, number, rule, binder))
         problems += binder.problems
     return bounds, problems

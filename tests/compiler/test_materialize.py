@@ -206,6 +206,6 @@ def test_what_run_and_materialize_print(folder: Path, tmp_path: Path, monkeypatc
     ],
 )
 def test_tasks_are_named_after_models_and_never_alike(models: list[str], tasks: tuple[str, ...]) -> None:
-    from mergec.recipe.bind import task_names
+    from mergec.recipe.bound import task_names
 
     assert task_names(models) == tasks

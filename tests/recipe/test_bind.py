@@ -6,7 +6,8 @@ import pytest
 
 from mergec.errors import Problem
 from mergec.ops.registry import methods
-from mergec.recipe.bind import Bound, bind
+from mergec.recipe.bind import bind
+from mergec.recipe.bound import Bound
 from mergec.recipe.document import parse
 from mergec.recipe.load import read_recipe
 
