@@ -132,6 +132,6 @@ def _write_pages(folder: Path, name: str | None) -> None:
 @plugin_option
 def schema() -> None:
     """Print the JSON Schema of the recipe language, for editors."""
-    from mergec.recipe.schema import json_schema
+    from mergec.recipe.jsonschema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

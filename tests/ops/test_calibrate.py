@@ -17,7 +17,7 @@ import mergec
 from mergec.compiler.compile import compile_recipe
 from mergec.keys import plan_hash, plan_keys
 from mergec.ops.calibrate import calibrate_singular
-from mergec.recipe.schema import json_schema
+from mergec.recipe.jsonschema import json_schema
 
 HEAD = "base_model: base\nmodels:\n- {model: a, parameters: {weight: 0.4}}\n- {model: b, parameters: {weight: 0.7}}\n"
 

@@ -18,8 +18,8 @@ from mergec.keys import plan_hash, plan_keys
 from mergec.ops.registry import find_method, methods
 from mergec.ops.step import steps
 from mergec.recipe.expand import expansion_lines
+from mergec.recipe.jsonschema import json_schema
 from mergec.recipe.new import recipe_text
-from mergec.recipe.schema import json_schema
 
 NAMED = [name for name, method in methods().items() if method.steps is not None]
 

@@ -10,7 +10,8 @@ import pytest
 
 from mergec.ops.registry import methods
 from mergec.recipe.document import parse
-from mergec.recipe.schema import Recipe, json_schema
+from mergec.recipe.jsonschema import json_schema
+from mergec.recipe.schema import Recipe
 
 jsonschema = pytest.importorskip("jsonschema")
 
