@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mergec.compiler.inventory import Model
 from mergec.errors import InputError, Problem
-from mergec.io.vocabulary import read_vocabulary
+from mergec.io.vocabulary import open_tokenizer, read_vocabulary
 from mergec.recipe.schema import Recipe
 
 Tokens: TypeAlias = tuple[int, ...]
@@ -52,9 +52,7 @@ def _tokenizer(base: Model) -> tuple[Any, str]:
     if found is None or found.document is None:
         what = f"the prompts need the tokenizer.json of '{base.reference}', and there is none"
         raise InputError("E366", what, "load the tokenizer with transformers and save it again: that writes the file")
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(found.file), found.special.get("bos_token", "")
+    return open_tokenizer(found.file), found.special.get("bos_token", "")
 
 
 def _wrong(prompt: Sequence[int], rows: int) -> str:

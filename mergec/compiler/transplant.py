@@ -21,7 +21,7 @@ from mergec.graph import Attr, Graph, Node, TensorType, slots_of
 from mergec.io.checkpoint import INDEX_NAME, is_tokenizer_file
 from mergec.io.layout import SideFile
 from mergec.io.tensors import FLOATS, TensorRef
-from mergec.io.vocabulary import FAST_NAME, Vocabulary, read_vocabulary
+from mergec.io.vocabulary import FAST_NAME, Vocabulary, open_tokenizer, read_vocabulary
 from mergec.io.words import Token, Word, numbers_of, tokens_of
 from mergec.ops.basic import cast, load
 from mergec.ops.embed import index_text as rows_text
@@ -267,13 +267,11 @@ class _Made:
 
     def _pieces(self, rows: Sequence[int], own_rows: int) -> Iterator[tuple[int, ...]]:
         """Each row with the numbers of the tokens that the model's tokenizer cuts its text into; none without text."""
-        from tokenizers import Tokenizer
-
         path = Path(self._own.file)
         if path.name != FAST_NAME:
             what = f"the tokenizer of '{self.model.reference}' has no {FAST_NAME}, which subwords are cut by"
             raise UsageError("E710", what, "load it with transformers' AutoTokenizer and save it again")
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = open_tokenizer(self._own.file)
         puts_space = tokenizer.encode("a", add_special_tokens=False).tokens[:1] in (["▁a"], ["▁"])
         for row in rows:
             text = self._tokens[row].text

@@ -264,6 +264,16 @@ def _object(path: str) -> dict[str, Any]:
     return found
 
 
+def open_tokenizer(file: str) -> Any:
+    """The tokenizer that a tokenizer.json is of, as the tokenizers library reads it. Raises InputError (E350)."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_buffer(small_file(file))
+    except Exception as error:  # the library raises no narrower ones
+        raise _broken(file, str(error)) from None
+
+
 def _pair(file: str, written: Any) -> tuple[str, str]:
     parts = written.split(" ") if isinstance(written, str) else written
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):

@@ -355,6 +355,16 @@ def test_an_empty_prompt_without_a_first_token_is_refused(tmp_path: Path) -> Non
     assert found == ["8:5: error[E366]: the tokenizer of 'base' makes no tokens of it"]
 
 
+def test_a_tokenizer_that_the_library_cannot_read_is_said(tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "a", "b")):
+        write_dense(tmp_path / name, "qwen3", seed)
+    file = tmp_path / "base" / "tokenizer.json"
+    file.write_text(json.dumps({"model": {"type": "WordLevel", "vocab": {"w1": 0}}, "pre_tokenizer": {"type": "No"}}))
+    (found,) = refused(write_moe(tmp_path / "wrong.yml", ASKED, gate_mode="cheap_embed"))
+    assert found.startswith("2:16: error[E350]: ")
+    assert "base/tokenizer.json is no sound tokenizer file: " in found
+
+
 def test_a_row_is_the_sum_of_the_embeddings_of_its_prompts(dense: Folder) -> None:
     folder = dense("llama")
     experts = [{**ASKED[0], "positive_prompts": ["w1 w2", "w2"]}, {**ASKED[1], "negative_prompts": ["w1 w4"]}]
