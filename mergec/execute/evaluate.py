@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
@@ -27,6 +27,8 @@ Emit: TypeAlias = "Callable[[int, Tensor], None]"
 
 class Compiled(Protocol):
     """A pass as compiled loops; see `mergec.execute.loops.Program`."""
+
+    unit: int
 
     def cut(self, tile: Tile) -> Iterator[Tile]: ...
 
@@ -88,19 +90,27 @@ def feed(
 
 @dataclass(frozen=True)
 class Tiles:
-    """A tensor cut into tiles of up to `size` entries, or of those that must stay together."""
+    """A tensor cut into tiles of up to `size` entries, or of those that must stay together.
+
+    A tile has a multiple of `unit` entries, where so many fit.
+    """
 
     name: str
     kind: Kind
     size: int
     device: Any
+    unit: int = 1
 
     def __iter__(self) -> Iterator[Tile]:
         """The tiles in order; the last may be shorter."""
-        kind = self.kind
-        step = max(kind.row, self.size // kind.row * kind.row)
-        for start in range(0, kind.entries, step):
-            yield Tile(self.name, start, min(start + step, kind.entries), self._row, self.device)
+        for start in range(0, self.kind.entries, self._step):
+            stop = min(start + self._step, self.kind.entries)
+            yield Tile(self.name, start, stop, self._row, self.device)
+
+    @property
+    def _step(self) -> int:
+        together = self.unit if self.unit % self.kind.row == 0 and self.unit <= self.size else self.kind.row
+        return max(together, self.size // together * together)
 
     @property
     def _row(self) -> int:
@@ -111,6 +121,15 @@ class Tiles:
         if any(nodes[step.node].op_class == "load" for step in steps):
             return iter(self)
         return iter([Tile(self.name, 0, self.kind.entries, self._row, self.device)])
+
+    def over(self, runs: Sequence[tuple[int, int]]) -> Iterator[Tile]:
+        """Tiles that hold all entries of some runs, each once and in order."""
+        together, end = self.kind.row, 0
+        for first, last in sorted(runs):
+            start, end = max(end, first // together * together), max(end, -(-last // together) * together)
+            for begin in range(start, min(end, self.kind.entries), self._step):
+                stop = min(begin + self._step, end, self.kind.entries)
+                yield Tile(self.name, begin, stop, self._row, self.device)
 
 
 def _run(
@@ -130,6 +149,7 @@ def _run(
     used = {source.index for steps in passes for step in steps for source in nodes[step.node].inputs}
     for number, steps in enumerate(passes):
         program = compiled(number)
+        cut = replace(cut, unit=program.unit if program else 1)
         _evaluate_scalars(steps, nodes, scalars)
         reducers = {
             step.node: OPS[nodes[step.node].op].kernel(**dict(nodes[step.node].attrs))
@@ -139,7 +159,8 @@ def _run(
         fed: Mapping[int, Part] = {step.node: parts[step.node] for step in steps if step.node in parts}
         while True:
             sweep = Sweep(steps, nodes, load, scalars, held, (reducers, fed))
-            tiles = cut.of(steps, nodes)
+            runs = None if fed or (emit and steps is passes[-1]) else _asked(reducers.values(), cut.kind.entries)
+            tiles = cut.of(steps, nodes) if runs is None else cut.over(runs)
             for tile in chain.from_iterable(map(program.cut, tiles)) if program else tiles:
                 values = program.over(sweep, tile) if program else sweep.over(tile)
                 if emit and steps is passes[-1]:
@@ -151,6 +172,14 @@ def _run(
             reducers = {node: reducer for node, reducer in reducers.items() if results[node] is None}
             if not reducers:
                 break
+
+
+def _asked(reducers: Iterable[Reducer], entries: int) -> list[tuple[int, int]] | None:
+    """The runs of entries that any of some reducers asks for; None where one needs all, or there is none."""
+    asked = [reducer.asks(entries) for reducer in reducers]
+    if not asked or None in asked:
+        return None
+    return [run for runs in asked for run in runs or ()]
 
 
 def _evaluate_scalars(steps: Sequence[Step], nodes: Sequence[Node], scalars: dict[int, tuple[float, ...]]) -> None:
@@ -216,8 +245,11 @@ class Sweep:
         """The value of a node; none of a reduction, whose tiles are handed to those that take them."""
         if node.op_class == "reduce":
             for takers in self.taken:
-                if node.index in takers:  # else it has its result
-                    takers[node.index].update(*inputs)
+                taker = takers.get(node.index)  # none where it has its result
+                if isinstance(taker, Reducer):
+                    taker.position = tile.start
+                if taker is not None:
+                    taker.update(*inputs)
             return None
         op = OPS[node.op]
         attrs: dict[str, Any] = dict(node.attrs)

@@ -74,7 +74,7 @@ class Program:
     def __init__(self, made: Sequence[Stage], loops: Mapping[str, Loops], kind: Kind, nodes: Sequence[Node]) -> None:
         import torch
 
-        self._stages, self._nodes, self._row = made, nodes, kind.row
+        self._stages, self._nodes, self.unit = made, nodes, together(kind.row)
         self._loops = loops
         scratch = max(loops[stage.chain.text].scratch_bytes for stage in made if stage.chain)
         self._scratch = torch.empty(scratch, dtype=torch.uint8)
@@ -84,8 +84,7 @@ class Program:
         start = tile.start
         while start < tile.stop:
             edge = min(tile.stop, (start // BLOCK + 1) * BLOCK)
-            unit = together(self._row)
-            stop = start + (edge - start) // unit * unit
+            stop = start + (edge - start) // self.unit * self.unit
             stop = stop if stop > start else tile.stop
             yield Tile(tile.name, start, stop, tile.row, tile.device)
             start = stop

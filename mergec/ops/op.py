@@ -48,8 +48,11 @@ class Remark(NamedTuple):
 class Reducer(ABC):
     """The kernel of a reduce op: fed every tile of a tensor in order, as often as it asks for.
 
-    Its result is a tuple of Python floats and must not depend on where the tiles were cut.
+    Its result is a tuple of Python floats and must not depend on where the tiles were cut. Before tiles are left out,
+    as `asks` allows, `position` is set to where the next one begins.
     """
+
+    position = 0
 
     update: Callable[..., None]
     """Takes the next tile of each input."""
@@ -57,9 +60,16 @@ class Reducer(ABC):
     take_leaves: Callable[[Tensor], None]
     """Takes the sums of the next leaves in place of tiles, streams x leaves; only of a reduction by `TreeSums`."""
 
+    def asks(self, entries: int) -> Sequence[tuple[int, int]] | None:
+        """The runs [start, stop) of the tensor's entries that it needs of the next sweep, in order; None for all.
+
+        It may be fed more. Who never asks feeds it all.
+        """
+        return None
+
     @abstractmethod
     def finish(self) -> tuple[float, ...] | None:
-        """The result, or None to be fed all tiles once more."""
+        """The result, or None to be fed once more."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mergec.ops import bits
+from mergec.ops.bracket import GATHERED, Bracket, Place, Runs, among, fast, indices, sampled
 from mergec.ops.op import Reducer, op
 
 if TYPE_CHECKING:
@@ -16,49 +18,110 @@ class Cut(Reducer):
 
     Larger magnitudes come first, equal ones by lowest flat index. The result is (magnitude, index) per count:
     an entry is among the first k if it is larger, or equal and its index is not above.
+
+    Who may choose what to feed it, as `asks` says, spares it sweeps: a sample tells about where the cuts are.
     """
 
     def __init__(self, counts: tuple[int, ...]) -> None:
         self._ranks = [_Rank(k) for k in counts]
-        self._seen = 0
+        self._sample: list[Any] | None = None
+        self._runs: Runs = ()
+        self._brackets: list[Bracket | None] = []
+        self._entries = 0
+
+    def asks(self, entries: int) -> Runs | None:
+        if not self._entries:
+            self._entries, self._sample, self._runs = entries, [], sampled(entries)
+            return self._runs
+        asked = [rank.span for rank in self._ranks if rank.found is None]
+        return None if self._brackets or None in asked else sorted(span for span in asked if span)
 
     def update(self, delta: Tensor) -> None:
+        start = self.position
+        self.position += delta.numel()
+        if self._sample is not None:
+            runs = [(max(first - start, 0), last - start) for first, last in self._runs if first < self.position]
+            parts = [delta[first:last] for first, last in runs if last > 0]
+            self._sample += [_bits_of(part).cpu().numpy() for part in parts]
+            self._dtype = delta.dtype
+            return
+        self._look(delta)
         counts = None  # which are the same for all, as long as no digit is known
-        for rank in self._ranks:
-            counts = rank.update(delta, self._seen, counts)
-        self._seen += delta.numel()
+        for rank in () if self._brackets else self._ranks:
+            counts = rank.update(delta, start, counts)
+        magnitudes = _bits_of(delta) if self._brackets else delta
+        for bracket in self._brackets:
+            if bracket:
+                bracket.update(magnitudes, start, self._entries)
 
     def finish(self) -> tuple[float, ...] | None:
-        entries, self._seen = self._seen, 0
-        for rank in self._ranks:
-            rank.end_sweep(entries)
+        entries, self.position = self._entries or self.position, 0
+        if self._sample is not None:
+            self._guess(self._sample)
+        else:
+            self._settle(entries)
         if any(rank.found is None for rank in self._ranks):
             return None
         return tuple(number for rank in self._ranks for number in rank.found or ())
 
+    def _look(self, delta: Tensor) -> None:
+        """Look at a tile of a sweep over all entries."""
 
-class CutNonzero(Reducer):
+    def _shares(self, sample: Any) -> list[float]:
+        """Which shares of the entries lie above the cuts, about, by a sample of their bits."""
+        return [rank.left / self._entries for rank in self._ranks]
+
+    def _seek(self, sample: Any = None) -> None:
+        """Tell the ranks what they look for, now that all entries were seen, in a sample or a sweep."""
+
+    def _guess(self, parts: list[Any]) -> None:
+        """Make brackets by the sample; a sample of all entries has the result."""
+        import numpy as np
+
+        sample, self._sample = np.concatenate(parts), None
+        if sample.size < self._entries:
+            pairs = zip(self._ranks, self._shares(sample), strict=True)
+            made = [Bracket.around(sample, share, self._entries) if not one.found else None for one, share in pairs]
+            self._brackets = made if any(made) else []
+            return
+        self._seek(sample)
+        for rank in self._ranks:
+            if rank.found is None:
+                rank.settle(among(sample, range(sample.size), rank.left, self._entries), self._dtype)
+
+    def _settle(self, entries: int) -> None:
+        """Take what the brackets have found; a rank that its bracket does not know is found digit by digit."""
+        self._seek()
+        brackets, self._brackets = self._brackets or [None] * len(self._ranks), []
+        for rank, bracket in zip(self._ranks, brackets, strict=True):
+            place = bracket.find(rank.left, entries) if bracket and rank.found is None else None
+            if place:
+                rank.settle(place, self._dtype)
+            elif not any(brackets):
+                rank.end_sweep(entries)
+
+
+class CutNonzero(Cut):
     """A `Cut` after a share of the entries that are not zero: int(share * their number)."""
 
     def __init__(self, share: float) -> None:
+        super().__init__((1,))
         self._share = share
-        self._rank = _Rank(1)
         self._is_counted = False
-        self._nonzero = self._seen = 0
+        self._nonzero = 0
 
-    def update(self, values: Tensor) -> None:
-        self._rank.update(values, self._seen)
-        self._seen += values.numel()
+    def _look(self, delta: Tensor) -> None:
         if not self._is_counted:
-            self._nonzero += int(values.count_nonzero())
+            self._nonzero += int(delta.count_nonzero())
 
-    def finish(self) -> tuple[float, ...] | None:
+    def _shares(self, sample: Any) -> list[float]:
+        return [self._share * int((sample != 0).sum()) / sample.size]
+
+    def _seek(self, sample: Any = None) -> None:
+        self._nonzero = self._nonzero if sample is None else int((sample != 0).sum())
         if not self._is_counted:
             self._is_counted = True
-            self._rank.seek(int(self._share * self._nonzero))
-        entries, self._seen = self._seen, 0
-        self._rank.end_sweep(entries)
-        return self._rank.found
+            self._ranks[0].seek(int(self._share * self._nonzero))
 
 
 class Order(Reducer):
@@ -78,10 +141,6 @@ class Order(Reducer):
         return tuple(found) if len(found) == len(self._ranks) else None
 
 
-_GATHERED = 96 << 10
-"""How many entries are gathered at the most: with their indices they take 12 bytes each."""
-
-
 class _Rank:
     """The search for the k-th largest magnitude, exact and without sorting.
 
@@ -93,15 +152,24 @@ class _Rank:
 
     def __init__(self, k: int) -> None:
         self.found: tuple[float, float] | None = None if k else (float("inf"), -1.0)
-        self._left = k  # entries still to be kept among those that share the known digits
+        self.left = k  # entries still to be kept among those that share the known digits
+        self.span: tuple[int, int] | None = None  # where the last index is, once the magnitude is known
         self._digits = Digits()
         self._counts: Tensor | None = None
         self._gathered: list[tuple[Any, Any]] | None = None
         self._last = -1
 
+    def settle(self, place: Place, dtype: torch.dtype) -> None:
+        """Take what was found without digits; where the last index is not known, it is looked for in a span."""
+        magnitude = magnitude_of(place.bits, dtype)
+        if place.last is not None:
+            self.found = (magnitude, float(place.last))
+        else:
+            self._digits.magnitude, self.left, self.span = magnitude, place.left, place.span
+
     def seek(self, k: int) -> None:
         """Look for another k, before the first sweep ends."""
-        self._left = k
+        self.left = k
         self.found = None if k else (float("inf"), -1.0)
 
     @property
@@ -126,11 +194,14 @@ class _Rank:
         return counts if self._digits.is_first else None
 
     def _find_tie(self, delta: Tensor, start: int) -> None:
-        if self._left:
-            tied = delta.abs().eq(self._digits.magnitude or 0.0).nonzero().flatten()
-            taken = min(self._left, tied.numel())
+        if self.span:
+            first = max(0, self.span[0] - start)
+            delta, start = delta[first : max(0, self.span[1] - start)], start + first
+        if self.left:
+            tied = indices(fast(bits.equal(delta.abs(), self._digits.magnitude or 0.0)))
+            taken = min(self.left, len(tied))
             self._last = start + int(tied[taken - 1]) if taken else self._last
-            self._left -= taken
+            self.left -= taken
 
     def end_sweep(self, entries: int) -> None:
         if self.found is not None:
@@ -142,11 +213,11 @@ class _Rank:
             self.found = self._among_gathered(entries)
             return
         assert self._counts is not None
-        self._left, tied = self._digits.narrow(self._counts, self._left, self._dtype)
+        self.left, tied = self._digits.narrow(self._counts, self.left, self._dtype)
         self._counts = None
-        if self._digits.magnitude is not None and self._left == tied:
+        if self._digits.magnitude is not None and self.left == tied:
             self.found = (self._digits.magnitude, float(entries))
-        elif self._digits.magnitude is None and tied <= _GATHERED and self._digits.can_gather(self._dtype):
+        elif self._digits.magnitude is None and tied <= GATHERED and self._digits.can_gather(self._dtype):
             self._gathered = []
 
     def _among_gathered(self, entries: int) -> tuple[float, float]:
@@ -154,11 +225,8 @@ class _Rank:
         import numpy as np
 
         values, places = (np.concatenate(some) for some in zip(*self._gathered or (), strict=True))
-        wanted = np.partition(values, values.size - self._left)[values.size - self._left]
-        equal = places[values == wanted]
-        left = self._left - int((values > wanted).sum())
-        last = entries if left == equal.size else int(equal[left - 1])
-        return magnitude_of(int(wanted), self._dtype), float(last)
+        place = among(values, places, self.left, entries)
+        return magnitude_of(place.bits, self._dtype), float(entries if place.last is None else place.last)
 
 
 class Digits:

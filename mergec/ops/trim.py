@@ -175,7 +175,10 @@ def descending(delta: Tensor) -> Tensor:
 
     if delta.device.type != "cpu" or delta.dtype.itemsize > 4:
         return delta.abs().argsort(dim=-1, descending=True, stable=True)
-    packed = bits.integers(delta.abs()).to(torch.int64).neg_().mul_(1 << 32)
-    packed += torch.arange(delta.shape[-1])
-    packed.numpy().sort(axis=-1)
-    return packed.bitwise_and_(0xFFFFFFFF)
+    import numpy as np
+
+    packed = (~bits.integers(delta.abs()).numpy()).astype(np.int64)
+    packed <<= 32
+    packed |= np.arange(delta.shape[-1])
+    packed.sort(axis=-1)
+    return torch.from_numpy(packed).bitwise_and_(0xFFFFFFFF)

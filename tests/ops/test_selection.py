@@ -147,5 +147,5 @@ def test_gathering_the_last_candidates_finds_what_counting_them_finds(
                 return made
 
     gathered = [found(size) for size in (333, 10_000)]
-    monkeypatch.setattr(ranking, "_GATHERED", 0)
+    monkeypatch.setattr(ranking, "GATHERED", 0)
     assert gathered == [found(size) for size in (4096, 10_000)]
