@@ -175,9 +175,7 @@ class _Made:
         if name not in self._axes:
             self._add(name, load(self.graph, 0, TensorType(ref.shape, ref.dtype, "weight")), {0: ref})
             return
-        if ref.dtype not in FLOATS:
-            what = f"{name} of '{self.model.reference}' has a row per token, and is {ref.dtype}"
-            raise UsageError("E711", what, "rows are made of floats: name the model before it was quantised")
+        _floats(self.model, name)
         if self._axes[name] == len(ref.shape) - 1:
             rows = self._rows(ref.shape[-1], self._size, name, exact=True)
             self._finish(name, ref, transplant_bias(self._part(0, ref), kept=rows.indices["kept"]), {0: ref}, rows, 0)
@@ -244,7 +242,7 @@ class _Made:
         alike = [one for one in wanted if is_head(one) == is_head(name)]
         if not wanted:
             raise UsageError("E711", f"no tensor of '{self.donor.reference}' has a row per token", "name another donor")
-        return tensors[(alike or wanted)[0]]
+        return _floats(self.donor, (alike or wanted)[0])
 
     def _rows(self, own_rows: int, their_rows: int, name: str, exact: bool = False) -> _Rows:
         """What each row of the donor's vocabulary is made from; with `exact`, only tokens of both are known."""
@@ -280,6 +278,15 @@ class _Made:
             numbers = tokenizer.encode(text, add_special_tokens=False).ids if text else []
             if numbers and max(numbers) < own_rows:
                 yield (row, *numbers)
+
+
+def _floats(model: Model, name: str) -> TensorRef:
+    """A tensor with a row per token; refused if these are no numbers to reckon with."""
+    found = model.checkpoint.tensors[name]
+    if found.dtype not in FLOATS:
+        what = f"{name} of '{model.reference}' has a row per token, and is {found.dtype}"
+        raise UsageError("E711", what, "rows are made of floats: name the model before it was quantised")
+    return found
 
 
 def _found(token: Token, known: Mapping[Word, int], bytes_too: bool, prefixes_too: bool) -> Iterator[tuple[str, int]]:

@@ -373,3 +373,5 @@ def test_models_that_are_computed_or_have_no_rows_of_floats_are_refused(here: Pa
     save_file(stored, here / "model" / "model.safetensors", {"format": "pt"})
     called = mergec("tokens", "model", "donor", "out", "-k", 3)
     assert f"error[E711]: {EMBEDDING} of 'model' has a row per token, and is int8" in called.err
+    called = mergec("tokens", "donor", "model", "out", "-k", 3)
+    assert f"error[E711]: {EMBEDDING} of 'model' has a row per token, and is int8" in called.err
