@@ -115,8 +115,8 @@ def execute(
     from mergec.execute.run import run as run_plan
 
     device, force, rebuild, loops, quiet, as_json = flags
-    _settle(plan)
     out = out or Path("merged") / plan.name
+    _settle(plan, reads=rebuild or not out.exists())
     if not quiet:
         for warning in plan.warnings:
             click.echo(warning, err=True)
@@ -152,11 +152,17 @@ def execute(
     return 0
 
 
-def _settle(plan: Plan) -> None:
-    """Import torch if a plan needs it; from here on look for cycles again, among what the run makes alone."""
+def _settle(plan: Plan, *, reads: bool) -> None:
+    """Import torch if a plan needs it, while the first inputs are read if the run will read any.
+
+    From here on cycles are looked for again, among what the run makes alone.
+    """
+    from mergec.execute.ahead import read_ahead
     from mergec.execute.work import computes
 
     if computes(plan):
+        if reads:
+            read_ahead(plan)
         import torch  # noqa: F401
     if not gc.isenabled():
         gc.freeze()

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, UsageError, path_text
+from mergec.execute.ahead import expect, reading_order
 from mergec.execute.compiled import Compiler
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
 from mergec.execute.loops import Program
@@ -117,7 +118,7 @@ def _hand_out(
 
     A bounded queue hands out tensors in the order of the input files; the first failure stops all workers.
     """
-    ordered = sorted(outputs, key=lambda output: _reading_place(plan, output))
+    ordered = sorted(outputs, key=reading_order(plan))
     tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
     crew = Crew(plan, report, job, compiler)
     with Reader((source.path, source.file_bytes) for source in plan.files) as reader, one_thread(plan):
@@ -129,6 +130,8 @@ def _hand_out(
             thread.start()
         try:
             for task in [*ordered, *[None] * len(threads)]:
+                if task and plan.kinds[task.kind].kind_class != "copy":  # which the kernel reads ahead for itself
+                    expect(reader, task)
                 crew.put(tasks, task)
             for thread in threads:
                 thread.join()
@@ -140,13 +143,6 @@ def _hand_out(
     if crew.error is not None:
         raise crew.error
     return crew.read_bytes
-
-
-def _reading_place(plan: Plan, output: Output) -> tuple[str, int]:
-    """Where its first input lies; "" for what is made from random numbers alone, or from states that are known."""
-    if plan.kinds[output.kind].kind_class == "states":
-        return "", 0
-    return (output.sources[0].file, output.sources[0].begin) if output.sources else ("", 0)
 
 
 @contextmanager

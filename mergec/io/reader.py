@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterable
@@ -48,6 +49,12 @@ class Reader:
             what = f"{path_text(path)} has {found:,} bytes, it had {planned:,} when the plan was made"
             raise RunError("E411", what, "make a new plan")
         return descriptor
+
+    def advise(self, path: str, begin: int, end: int) -> None:
+        """Let the system read bytes [begin, end) of a file now, if it can, for they are needed soon."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self.descriptor(path), begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def read(self, ref: TensorRef, offset: int, buffer: memoryview) -> None:
         """Fill a buffer with the tensor's bytes from `offset` on, counted from the tensor's begin."""
