@@ -100,7 +100,7 @@ def run_flags(values: dict[str, Any]) -> RunFlags:
 def run_options(command: F) -> F:
     """What every command that writes a model takes; see `run_flags`."""
     options = [
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda (all GPUs), cuda:N or mps."),
         click.option("--force", is_flag=True, help="Move a folder that mergec did not make aside, to OUT.old."),
         click.option("--rebuild", is_flag=True, help="Compute every tensor, also those that are there already."),
         click.option(

@@ -84,7 +84,7 @@ FLAGS = (
     Flag("", ("--quiet",), "`--quiet`, the same"),
     Flag("", ("--no-quiet",), f"{_NOT_NEEDED}it is so without `--quiet`"),
     Flag("", ("--read-to-gpu", "--no-read-to-gpu"), _DEVICE),
-    Flag("", ("--multi-gpu", "--no-multi-gpu"), f"{NOT_HERE}a run uses one device: `--device cuda:N`"),
+    Flag("", ("--multi-gpu", "--no-multi-gpu"), "`--device cuda`, which takes all GPUs there are; `--device cuda:N` takes one"),
     Flag("", ("--num-threads", "-j"), "`--workers N`"),
     Flag("", ("--gpu-rich",), _DEVICE),
     Flag("", ("--async-write", "--no-async-write", "--write-threads"), _WRITES),

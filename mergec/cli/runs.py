@@ -158,7 +158,7 @@ def _settle(plan: Plan, *, reads: bool) -> None:
     From here on cycles are looked for again, among what the run makes alone.
     """
     from mergec.execute.ahead import read_ahead
-    from mergec.execute.work import computes
+    from mergec.execute.devices import computes
 
     if computes(plan):
         if reads:

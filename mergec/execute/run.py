@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mergec.errors import RunError, UsageError, count
 from mergec.execute import reuse
 from mergec.execute.compiled import Compile, Compiler
+from mergec.execute.devices import Devices, choose_devices, computes
 from mergec.execute.reuse import Decision
 from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
-from mergec.execute.work import Report, choose_device, computes, survey, work
+from mergec.execute.work import Report, survey, work
 from mergec.io.digests import FollowedFiles, remembered, state_id
 from mergec.io.hub import is_hub_path, missing_bytes
 from mergec.io.journal import Journal, Placed
@@ -79,8 +79,8 @@ def run(
     """
     out, start = Path(out), time.monotonic()
     check_output(out, [model.origin for model in plan.models], force)
-    target = choose_device(device, plan)
-    domain = numerics(plan, _class(target))
+    devices = choose_devices(device, plan)
+    domain = numerics(plan, _class(devices))
     if not rebuild and _is_current(plan, out, domain):
         seconds, made = time.monotonic() - start, len(plan.outputs)
         return Result(out, made, 0, made, 0, plan.written_bytes, seconds, is_current=True)
@@ -94,7 +94,7 @@ def run(
             if notice and (decision.kept or decision.reused or decision.computed):
                 notice(decision)
             taken = {*decision.kept, *decision.reused}
-            read_bytes = job.compute([output for output in plan.outputs if output.name not in taken], target)
+            read_bytes = job.compute([output for output in plan.outputs if output.name not in taken], devices)
             moved = job.publish(out)
     seconds = time.monotonic() - start
     kept, reused = len(decision.kept), len(decision.reused)
@@ -113,15 +113,15 @@ def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: st
     unknown = wanted - {output.name for output in plan.outputs}
     if unknown:
         raise UsageError("E405", f"the plan has no tensor {min(unknown)!r}")
-    target, folder = choose_device(device, plan), Path(folder)
-    domain = numerics(plan, _class(target))
+    devices, folder = choose_devices(device, plan), Path(folder)
+    domain = numerics(plan, _class(devices))
     with Staging(folder, plan.shards) as staging, Journal(folder, domain, staging.sync, shared=True) as journal:
         job = _Job(plan, staging, journal)
         kept = job.keep(wanted)
         todo = [output for output in plan.outputs if output.name in wanted - kept]
-        statistics, _ = job.survey(todo, target)
-        states = find_states(plan, todo, target).values
-        work(plan, todo, staging, device=target, finished=job.finished, statistics=statistics, states=states)
+        statistics, _ = job.survey(todo, devices)
+        states = find_states(plan, todo, devices[0]).values
+        work(plan, todo, staging, devices=devices, finished=job.finished, statistics=statistics, states=states)
 
 
 def publish(plan: Plan, folder: str | Path, out: str | Path, *, force: bool = False) -> Path | None:
@@ -163,8 +163,8 @@ def _remembered(path: str) -> str | None:
     return None if is_hub_path(path) else remembered(path)
 
 
-def _class(device: Any) -> str:
-    return str(getattr(device, "type", device))
+def _class(devices: Devices) -> str:
+    return str(getattr(devices[0], "type", devices[0]))
 
 
 class _Job:
@@ -236,7 +236,7 @@ class _Job:
         states = statistic_keys(self.plan, by_content(self.states))
         return {keys[name]: known[state] for name, state in states.items() if state in known}
 
-    def survey(self, todo: Sequence[Output], device: Any) -> tuple[Statistics, int]:
+    def survey(self, todo: Sequence[Output], devices: Devices) -> tuple[Statistics, int]:
         """Find the statistics of the whole model that tensors need; the journal keeps them. Also the bytes read."""
         keys = statistic_keys(self.plan, by_content(self.states))
         known = {name: self.journal.statistics[key] for name, key in keys.items() if key in self.journal.statistics}
@@ -245,25 +245,25 @@ class _Job:
         def found(name: str, values: tuple[float, ...]) -> None:
             self.journal.record_statistic(keys[name], values)
 
-        return statistics, survey(self.plan, statistics, todo, device=device, report=self.report, found=found)
+        return statistics, survey(self.plan, statistics, todo, devices=devices, report=self.report, found=found)
 
-    def compute(self, todo: Sequence[Output], device: Any) -> int:
+    def compute(self, todo: Sequence[Output], devices: Devices) -> int:
         """Compute tensors, hashing the input files that are not known behind the workers; returns the bytes read."""
-        statistics, surveyed = self.survey(todo, device)
-        states = find_states(self.plan, todo, device)
+        statistics, surveyed = self.survey(todo, devices)
+        states = find_states(self.plan, todo, devices[0])
         self.remarks += states.remarks
         known = {source.path: source.sha256 or _remembered(source.path) for source in self.plan.files}
         self.digests = {path: digest for path, digest in known.items() if digest} | self.digests
         with (
             FollowedFiles(path for path in known if path not in self.digests) as files,
-            Compiler(self.plan, todo, self.compile if computes(self.plan) else "off", device) as compiler,
+            Compiler(self.plan, todo, self.compile if computes(self.plan) else "off", devices[0]) as compiler,
         ):
             self.remarks += compiler.remarks
             read_bytes = work(
                 self.plan,
                 todo,
                 self.staging,
-                device=device,
+                devices=devices,
                 report=self.report,
                 finished=self.finished,
                 passed=files.passed,

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mergec.errors import RunError, UsageError, path_text
+from mergec.errors import RunError, path_text
 from mergec.execute.ahead import expect, reading_order
 from mergec.execute.compiled import Compiler
+from mergec.execute.devices import Devices, computes
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread
 from mergec.execute.loops import Program
 from mergec.execute.statistics import Statistics
@@ -59,7 +61,7 @@ def work(
     outputs: Sequence[Output],
     staging: Staging,
     *,
-    device: Any,
+    devices: Devices,
     report: Report | None = None,
     finished: Finished,
     passed: Passed | None = None,
@@ -72,7 +74,7 @@ def work(
     `statistics` and `states` must have been found (`survey`, `find_states`) as far as the outputs need any.
     """
 
-    def compute(crew: Crew, output: Output, reader: Reader) -> None:
+    def compute(crew: Crew, output: Output, reader: Reader, device: Any) -> None:
         if plan.kinds[output.kind].kind_class == "copy":
             digest = _copy(crew, staging, output, reader)
         else:
@@ -83,7 +85,7 @@ def work(
             for source in output.sources:
                 passed(source.file, source.end)
 
-    return _hand_out(plan, outputs, compute, report, compiler)
+    return _hand_out(plan, outputs, compute, devices, report, compiler)
 
 
 def survey(
@@ -91,7 +93,7 @@ def survey(
     statistics: Statistics,
     outputs: Sequence[Output],
     *,
-    device: Any,
+    devices: Devices,
     report: Report | None = None,
     found: Callable[[str, Values], None] | None = None,
 ) -> int:
@@ -102,19 +104,24 @@ def survey(
     read_bytes = 0
     for turn, members in statistics.sweeps(outputs, found):
 
-        def one(crew: Crew, output: Output, reader: Reader, turn: int = turn) -> None:
+        def one(crew: Crew, output: Output, reader: Reader, device: Any, turn: int = turn) -> None:
             with statistics.parts(output) as parts:
                 _Loader(crew, output, reader, device).feed(turn, parts, statistics.known(output))
 
-        read_bytes += _hand_out(plan, members, one, report)
+        read_bytes += _hand_out(plan, members, one, devices, report)
         _give_back_freed_memory()
     return read_bytes
 
 
 def _hand_out(
-    plan: Plan, outputs: Sequence[Output], job: Job, report: Report | None, compiler: Compiler | None = None
+    plan: Plan,
+    outputs: Sequence[Output],
+    job: Job,
+    devices: Devices,
+    report: Report | None,
+    compiler: Compiler | None = None,
 ) -> int:
-    """Do a job for every output on the plan's workers; returns the bytes read.
+    """Do a job for every output on the plan's workers, each on one of the devices; returns the bytes read.
 
     A bounded queue hands out tensors in the order of the input files; the first failure stops all workers.
     """
@@ -123,8 +130,8 @@ def _hand_out(
     crew = Crew(plan, report, job, compiler)
     with Reader((source.path, source.file_bytes) for source in plan.files) as reader, one_thread(plan):
         threads = [
-            threading.Thread(target=crew.work, args=(tasks, reader), name=f"worker-{number}", daemon=True)
-            for number in range(min(plan.memory.workers, max(1, len(ordered))))
+            threading.Thread(target=crew.work, args=(tasks, reader, device), name=f"worker-{number}", daemon=True)
+            for number, device in enumerate(islice(cycle(devices), min(plan.memory.workers, max(1, len(ordered)))))
         ]
         for thread in threads:
             thread.start()
@@ -171,28 +178,8 @@ def _give_back_freed_memory() -> None:
         trim(0)
 
 
-def computes(plan: Plan) -> bool:
-    """Whether anything is computed at all: a plan of copies runs without torch."""
-    return any(kind.kind_class != "copy" for kind in plan.kinds)
-
-
-def choose_device(wanted: str, plan: Plan) -> Any:
-    """The torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; raises UsageError if it is not there (E503)."""
-    if not computes(plan):
-        return "cpu"
-    import torch
-
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):  # no such name, not built for it, no kernels for it
-        raise UsageError("E503", f"no device '{wanted}' here", "use --device auto, or cpu") from None
-    return device
-
-
-Job = Callable[["Crew", Output, Reader], None]
+Job = Callable[["Crew", Output, Reader, Any], None]
+"""(crew, tensor, open files, device): what is done for a tensor."""
 
 
 def _is_finite(tile: Tensor) -> bool:
@@ -221,7 +208,7 @@ class Crew:
             except queue.Full:
                 continue
 
-    def work(self, tasks: queue.Queue[Output | None], reader: Reader) -> None:
+    def work(self, tasks: queue.Queue[Output | None], reader: Reader, device: Any) -> None:
         while not self.stop.is_set():
             try:
                 output = tasks.get(timeout=0.2)
@@ -230,7 +217,7 @@ class Crew:
             if output is None:
                 return
             try:
-                self.job(self, output, reader)
+                self.job(self, output, reader, device)
             except BaseException as error:  # whatever it is, the other workers must stop and the caller must know
                 with self.lock:
                     self.error = self.error or error
@@ -320,7 +307,7 @@ class _Writer(_Loader):
             self._kind,
             self._crew.plan.nodes,
             known=known,
-            states=states,
+            states={node: values.to(self._device) for node, values in states.items()},
             load=self._load,
             emit=self._emit,
             compiled=self._compiled,

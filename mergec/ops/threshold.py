@@ -77,7 +77,8 @@ class Threshold(Pool):
     def take(self, number: int, part: Any) -> None:
         if part.counts is not None:
             self._dtype = part.dtype
-            self._counts = part.counts if self._counts is None else self._counts + part.counts
+            counts = part.counts.cpu()  # parts may be counted on several devices
+            self._counts = counts if self._counts is None else self._counts + counts
         self._ties[number] = part.tied
         self._last = part.last
 

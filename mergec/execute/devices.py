@@ -1,0 +1,39 @@
+"""Devices: where tensors are computed - the processor, a GPU, or all GPUs there are, each worker on one."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from mergec.errors import UsageError
+from mergec.plan import Plan
+
+Devices: TypeAlias = "tuple[Any, ...]"
+"""Torch devices of one class; worker number n computes on the n-th, counted around."""
+
+
+def computes(plan: Plan) -> bool:
+    """Whether anything is computed at all: a plan of copies runs without torch."""
+    return any(kind.kind_class != "copy" for kind in plan.kinds)
+
+
+def choose_devices(wanted: str, plan: Plan) -> Devices:
+    """The devices that `auto`, `cpu`, `cuda` (all that are visible), `cuda:N` or `mps` stands for.
+
+    Raises UsageError if one is not there (E503).
+    """
+    if not computes(plan):
+        return ("cpu",)
+    import torch
+
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        found = (device,)
+        if device.type == "cuda" and device.index is None:
+            found = tuple(torch.device("cuda", number) for number in range(torch.cuda.device_count())) or found
+        for one in found:
+            torch.empty(1, device=one)
+    except (RuntimeError, AssertionError, NotImplementedError):  # no such name, not built for it, no kernels for it
+        raise UsageError("E503", f"no device '{wanted}' here", "use --device auto, or cpu") from None
+    return found

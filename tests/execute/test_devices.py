@@ -1,0 +1,75 @@
+"""Devices: which are taken, and that bytes do not depend on how many; torch's processor stands for several."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import linear, write_recipe
+from models import Family
+
+import mergec
+from mergec.execute import run as runs
+from mergec.execute import work
+from mergec.execute.devices import choose_devices
+
+Families = Callable[..., Family]
+TWO = (torch.device("cpu", 0), torch.device("cpu", 1))
+
+
+def test_cuda_is_all_gpus_and_auto_takes_them(
+    family: Families, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = mergec.compile(linear(tmp_path, *family("llama").tunes))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    tried: list[Any] = []
+    monkeypatch.setattr(torch, "empty", lambda size, device: tried.append(device))
+    both = (torch.device("cuda:0"), torch.device("cuda:1"))
+    assert choose_devices("cuda", plan) == choose_devices("auto", plan) == both
+    assert choose_devices("cuda:1", plan) == both[1:]
+    assert choose_devices("cpu", plan) == (torch.device("cpu"),)
+    assert tried == [*both, *both, both[1], torch.device("cpu")]
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [("ties", {"weight": 0.5, "density": 0.5, "scope": "model"}), ("della", {"weight": 0.5, "density": 0.5})],
+)
+def test_two_devices_make_the_bytes_of_one_and_both_compute(
+    family: Families, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, parameters: dict[str, Any]
+) -> None:
+    llama = family("llama", torch.bfloat16)
+    plan = mergec.compile(write_recipe(tmp_path, method, llama.tunes, base_model=llama.base, parameters=parameters))
+    plan = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, workers=2))
+    plan.run(tmp_path / "one", device="cpu")
+    used: dict[Any, str] = {}
+    both_at_work, evaluate = threading.Barrier(2), work.evaluate
+
+    def noted(*arguments: Any, device: Any, **rest: Any) -> None:
+        if device not in used:
+            used[device] = threading.current_thread().name
+            both_at_work.wait(timeout=20)
+        assert used[device] == threading.current_thread().name
+        evaluate(*arguments, device=device, **rest)
+
+    monkeypatch.setattr(work, "evaluate", noted)
+    monkeypatch.setattr(runs, "choose_devices", lambda wanted, plan: TWO)
+    plan.run(tmp_path / "two")
+    assert set(used) == set(TWO)
+    assert (tmp_path / "two/model.safetensors").read_bytes() == (tmp_path / "one/model.safetensors").read_bytes()
+
+
+def test_a_device_beyond_the_workers_is_left_alone(family: Families, tmp_path: Path) -> None:
+    llama = family("llama")
+    plan = mergec.compile(linear(tmp_path, *llama.tunes))
+    plan = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, workers=1))
+    used: set[Any] = set()
+    job = lambda crew, output, reader, device: used.add(device)  # noqa: E731
+    work._hand_out(plan, plan.outputs, job, TWO, None)
+    assert used == {TWO[0]}
