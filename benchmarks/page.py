@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from families import SIZES, llama_shapes
-from speed import METHODS, RANDOM, Log, Run
+from speed import MECHA, METHODS, RANDOM, Log, Run
 
 RATIO_GOALS = {  # mergekit's time over mergec's: 0.25B, 1B
     "passthrough": (8, 8),
@@ -28,7 +28,7 @@ FLOOR_GOALS = {"linear": 2, "ties": 5}  # mergec's work over reading and writing
 def write_page(page: Path, log: Log) -> None:
     sizes = [size for size in SIZES if any(run.size == size for run in log.runs)]
     text = [_HEAD.format(machine=_machine(), plot=f"{page.stem}.png"), *(_section(size, log) for size in sizes)]
-    page.write_text("\n".join([*text, *_floor(log), *_curves(log)]).rstrip() + "\n")
+    page.write_text("\n".join([*text, *_floor(log), *_mecha(log), *_gpu(log), *_curves(log)]).rstrip() + "\n")
     _plot(page.with_suffix(".png"), log, sizes)
 
 
@@ -53,7 +53,21 @@ _FLOOR = """\
 ## Work beside the floor
 
 The floor reads every input byte once and writes every output byte once; the work is what mergec counts from plan to
-published result, digests, journal, syncs and checks included, less the time in which torch is imported.
+published result, digests, journal, syncs and checks included; torch is imported before.
+"""
+
+_MECHA = """\
+## Beside sd-mecha
+
+Its merges of the same models where it has the same: an average, sums of deltas, TIES with the sign of the sum. It keeps
+every entry that equals the threshold of TIES, which tells the results apart.
+"""
+_GPU = """\
+## On a GPU
+
+Merges from disk to disk, gigabytes read and written once each, and the share of the time in which the GPU works at
+all. Its arithmetic is that of the largest tensor in the plan's tiles, from and to the GPU's memory, beside a copy
+there.
 """
 
 
@@ -132,8 +146,7 @@ def _floor(log: Log) -> list[str]:
             found = {tool: _usual(log, size, method, tool) for tool in ("mergec", "floor", "plain")}
             if not found["mergec"] or not found["floor"]:
                 continue
-            imports = 0.0 if method == "passthrough" else log.facts["import torch"]
-            work, floor = _median(found["mergec"], "work_seconds") - imports, _median(found["floor"], "work_seconds")
+            work, floor = _median(found["mergec"], "work_seconds"), _median(found["floor"], "work_seconds")
             plain = f"{_median(found['plain'], 'work_seconds'):.2f} s" if found["plain"] else ""
             goal = str(FLOOR_GOALS[method]) if size == "1B" and method in FLOOR_GOALS else ""
             rows.append([size, method, f"{floor:.2f} s", f"{work:.2f} s", f"{work / floor:.1f}", goal, plain])
@@ -141,6 +154,42 @@ def _floor(log: Log) -> list[str]:
         return []
     head = ["size", "method", "floor", "mergec's work", "ratio", "goal", "plain torch script"]
     return [_FLOOR, *markdown(head, rows), ""]
+
+
+def _mecha(log: Log) -> list[str]:
+    """mergec beside sd-mecha, where both make the same merge."""
+    rows = []
+    for size in SIZES:
+        for method in MECHA:
+            ours, theirs = (_usual(log, size, method, tool) for tool in ("mergec", "sd-mecha"))
+            if ours and theirs:
+                share = log.facts.get(f"{size} {method} apart from sd-mecha")
+                peaks = [f"{_median(runs, 'anonymous_mib') - log.facts['torch']:,.0f} MiB" for runs in (ours, theirs)]
+                times = [f"{_median(runs):.1f} s" for runs in (ours, theirs)]
+                ratio = f"{_median(theirs) / _median(ours):.1f}"
+                rows.append([size, method, *times, ratio, *peaks, "" if share is None else f"{share:.3%}"])
+    head = ["size", "method", "mergec", "sd-mecha", "ratio", "memory", "sd-mecha's", "apart"]
+    return [_MECHA, *markdown(head, rows), ""] if rows else []
+
+
+def _gpu(log: Log) -> list[str]:
+    """What a GPU made of it, if there was one."""
+    found = log.facts.get("gpu")
+    if not found:
+        return []
+    head = ["size", "method", "device", "time", "GB/s", "device at work", "its arithmetic", "a copy", "share"]
+    rows = [
+        [
+            *(one["size"], one["method"], one["device"], f"{one['seconds']:.1f} s"),
+            f"{one['gigabytes'] / one['seconds']:.1f}",
+            "" if one["kernel_share"] is None else f"{one['kernel_share']:.0%}",
+            f"{one['chain']:,.0f} GB/s",
+            f"{one['copy']:,.0f} GB/s",
+            f"{one['chain'] / one['copy']:.0%}",
+        ]
+        for one in found
+    ]
+    return [_GPU, *markdown(head, rows), ""]
 
 
 def _curves(log: Log) -> list[str]:
@@ -160,7 +209,18 @@ def _curves(log: Log) -> list[str]:
             for method in ("linear", "ties")
         ]
         lines += ["## More workers (0.06B)\n", *markdown(["workers", *map(str, workers)], rows), ""]
-    return lines
+    return [*lines, *_planned(log)]
+
+
+def _planned(log: Log) -> list[str]:
+    """What it takes to plan more and more tensors."""
+    runs = [run for run in log.runs if run.tool == "check"]
+    rows = []
+    for count in sorted({int(run.size) for run in runs}):
+        some = [run for run in runs if run.size == str(count)]
+        rows.append([f"{count:,}", f"{_median(some):.2f} s", f"{_median(some, 'peak_mib'):,.0f} MiB"])
+    head = ["tensors", "`mergec check`, three models", "peak"]
+    return ["## More tensors, planned only\n", *markdown(head, rows), ""] if rows else []
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

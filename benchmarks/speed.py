@@ -10,14 +10,25 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from families import SIZES, apart, llama_shapes, measure, mergec, recipe, write_family
+from families import (
+    SIZES,
+    apart,
+    experts_shapes,
+    llama_shapes,
+    measure,
+    mergec,
+    recipe,
+    write_family,
+    write_headers,
+)
+
+from mergec.execute.compiled import has_compiler
 
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "passthrough": ("a", {}),
@@ -35,7 +46,9 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
 }
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 PLAIN = ("linear", "ties")  # what benchmarks/plain.py can do
+MECHA = ("linear", "task_arithmetic", "ties")  # what benchmarks/mecha.py can do
 LABELS = "abcdefgh"
+LAYERS, EXPERTS = 60, (1, 5, 55, 555)  # of mixtures that are planned only
 HERE = Path(__file__).parent
 
 
@@ -98,6 +111,9 @@ class Family:
     folder: Path
     size: str
     log: Log
+    mecha: Path | None = None
+    """The Python that has sd-mecha."""
+    compiled: set[tuple[str, ...]] = field(default_factory=set)
 
     def command(self, tool: str, method: str, labels: str, workers: int) -> list[str]:
         name = f"{method}-{len(labels)}.yml"
@@ -109,8 +125,9 @@ class Family:
         if tool == "mergekit":
             program = str(Path(sys.executable).with_name("mergekit-yaml"))
             return [program, name, "mergekit", "--no-write-model-card", "--no-copy-tokenizer"]
-        script = {"plain": "plain.py", "floor": "floor.py"}[tool]
-        return [sys.executable, str(HERE / script), method, tool, *labels]
+        script = {"plain": "plain.py", "floor": "floor.py", "sd-mecha": "mecha.py"}[tool]
+        python = str(self.mecha) if tool == "sd-mecha" else sys.executable
+        return [python, str(HERE / script), method, tool, *labels]
 
     def time(self, tool: str, method: str, turn: int, labels: str = "", workers: int = 0) -> None:
         """One run of a tool, unless the log has it."""
@@ -119,13 +136,21 @@ class Family:
         if self.log.has(**which, models=len(labels), workers=workers):
             return
         command = self.command(tool, method, labels, workers)
+        if tool == "mergec" and method != "passthrough" and has_compiler():
+            self.compile_loops(command)
         shutil.rmtree(self.folder / tool, ignore_errors=True)
         load = os.getloadavg()[0]
         found = measure(command, self.folder)
         last = found.output.strip().rpartition("\n")[2]
-        work = json.loads(last)["seconds"] if tool in ("mergec", "plain", "floor") else 0.0
+        work = json.loads(last)["seconds"] if tool != "mergekit" else 0.0
         figures = (found.seconds, found.cpu_seconds, found.anonymous_mib, found.peak_mib, load, work)
         self.log.add(Run(*which.values(), *figures, len(labels), workers))
+
+    def compile_loops(self, command: Sequence[str]) -> None:
+        """Have the loops of a merge compiled, once: the next runs find them."""
+        if tuple(command) not in self.compiled:
+            self.compiled.add(tuple(command))
+            measure([*command, "--compile", "on"], self.folder)
 
     def compare(self, method: str) -> None:
         """How far mergec's result is from the peer's when it is asked for the peer's arithmetic."""
@@ -138,6 +163,12 @@ class Family:
         shutil.rmtree(self.folder / "compat", ignore_errors=True)
         measure(mergec("run", path.name, "compat", "--quiet"), self.folder)
         self.log.note(fact, apart(share_apart, self.folder / "compat", self.folder / "mergekit"))
+
+    def compare_mecha(self, method: str) -> None:
+        """How far mergec's result is from sd-mecha's."""
+        fact = f"{self.size} {method} apart from sd-mecha"
+        if fact not in self.log.facts and all((self.folder / tool).exists() for tool in ("mergec", "sd-mecha")):
+            self.log.note(fact, apart(share_apart, self.folder / "mergec", self.folder / "sd-mecha"))
 
 
 def share_apart(ours: Path, theirs: Path) -> float:
@@ -160,20 +191,22 @@ def share_apart(ours: Path, theirs: Path) -> float:
     return found / entries
 
 
-def made(folder: Path, size: str, log: Log, labels: str = "abc") -> Family:
+def made(folder: Path, size: str, log: Log, labels: str = "abc", mecha: Path | None = None) -> Family:
     apart(write_family, folder / size, llama_shapes(*SIZES[size]), labels)
-    return Family(folder / size, size, log)
+    return Family(folder / size, size, log, mecha)
 
 
 def side_by_side(family: Family, methods: Sequence[str], turns: int, tools: Sequence[str]) -> None:
     """The tools in turns, method by method."""
     for method in methods:
+        fit = [tool for tool in tools if method in {"plain": PLAIN, "sd-mecha": MECHA}.get(tool, METHODS)]
         for turn in range(turns):
-            for tool in tools:
-                if tool != "plain" or method in PLAIN:
-                    family.time(tool, method, turn)
+            for tool in fit:
+                family.time(tool, method, turn)
         if method not in RANDOM:
             family.compare(method)
+        if "sd-mecha" in fit:
+            family.compare_mecha(method)
 
 
 def curves(folder: Path, log: Log, turns: int) -> Iterator[Callable[[], None]]:
@@ -187,16 +220,37 @@ def curves(folder: Path, log: Log, turns: int) -> Iterator[Callable[[], None]]:
                 yield lambda m=method, t=turn, w=workers: family.time("mergec", m, t, "abc", w)  # type: ignore[misc]
 
 
+def planned(folder: Path, log: Log, turns: int) -> None:
+    """What it takes to plan mixtures of more and more tensors, from headers alone."""
+    for experts in EXPERTS:
+        shapes = experts_shapes(LAYERS, experts)
+        place, which = folder / f"experts-{experts}", {"size": f"{len(shapes)}", "method": "ties", "tool": "check"}
+        for label in ("base", "a", "b"):
+            if not (place / label / "config.json").exists():
+                write_headers(place / label, shapes, per_shard=5000)
+        (place / "ties.yml").write_text(recipe("ties", "ab", {"weight": [0.2, 0.8], "density": 0.5}))
+        for turn in range(turns):
+            if not log.has(**which, turn=turn):
+                load = os.getloadavg()[0]
+                found = measure(mergec("check", "ties.yml"), place)
+                figures = (found.seconds, found.cpu_seconds, found.anonymous_mib, found.peak_mib, load)
+                log.add(Run(*which.values(), turn, *figures, models=2))
+
+
 def baseline(log: Log) -> None:
     """Anonymous memory of the runtime alone: Python with this package, and with torch."""
     for fact, imports in (("python", "import mergec.cli.main"), ("torch", "import mergec.cli.main, torch")):
         if fact not in log.facts:
             code = f"{imports}\nimport time; time.sleep(0.2)"
             log.note(fact, measure([sys.executable, "-c", code], log.path.parent).anonymous_mib)
-    if "import torch" not in log.facts:
-        code = "import time; begun = time.perf_counter(); import torch; print(time.perf_counter() - begun)"
-        found = [float(measure([sys.executable, "-c", code], log.path.parent).output) for _ in range(5)]
-        log.note("import torch", statistics.median(found))
+
+
+def on_gpu(folder: Path, log: Log, sizes: Sequence[str]) -> None:
+    """Merges on the GPU, if there is one, in a process of their own."""
+    import gpu
+
+    if "gpu" not in log.facts and apart(gpu.has_gpu):
+        log.note("gpu", apart(gpu.all_measured, folder, sizes, "cuda:0"))
 
 
 def main() -> None:
@@ -206,16 +260,25 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--tools", nargs="*", default=["floor", "mergec", "mergekit", "plain"])
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--curves", action="store_true", help="scaling over models and workers too")
+    parser.add_argument("--curves", action="store_true", help="scaling over models, workers, tensors too")
+    parser.add_argument("--sd-mecha", type=Path, metavar="PYTHON", help="a Python that has sd-mecha, to time it too")
+    parser.add_argument(
+        "--gpu-sizes", nargs="*", choices=SIZES, default=["1B"], help="families for a GPU, if there is one"
+    )
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the page and its plot from all that is kept")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     log = Log(options.folder / "speed.jsonl")
     baseline(log)
+    tools = [*options.tools, *(["sd-mecha"] if options.sd_mecha else [])]
     for size in options.sizes:
-        side_by_side(made(options.folder, size, log), options.methods, options.turns, options.tools)
+        family = made(options.folder, size, log, mecha=options.sd_mecha)
+        side_by_side(family, options.methods, options.turns, tools)
     for one in curves(options.folder, log, options.turns) if options.curves else ():
         one()
+    if options.curves:
+        planned(options.folder, log, options.turns)
+    on_gpu(options.folder, log, options.gpu_sizes)
     if options.write:
         from page import write_page
 
