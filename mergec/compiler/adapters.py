@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from mergec.compiler.names import few, is_head, natural
 from mergec.compiler.source import Adapted, Shifted, Source
-from mergec.errors import InputError, did_you_mean
+from mergec.errors import InputError, near
 from mergec.io.adapter import ADAPTER_PREFIX, AdapterConfig
 from mergec.io.tensors import FLOATS, TensorRef
 
@@ -104,7 +104,7 @@ def _placed(name: str, targets: Iterable[str], model: Mapping[str, Source]) -> d
             return places
     absent = [one for one in ordered if one not in model]
     what = f"the adapter '{name}' is for {few(absent)}, which the model does not have"
-    raise InputError("E342", what, did_you_mean(absent[0], list(model)[:5000]) or "is it of this model?")
+    raise InputError("E342", what, near(absent[0], list(model)[:5000]) or "is it of this model?")
 
 
 def _replaced(name: str, ref: TensorRef, target: str, old: Source) -> TensorRef:

@@ -24,7 +24,7 @@ from mergec.compiler.sidefiles import artifact_files, side_files
 from mergec.compiler.source import Embedded, refs_of
 from mergec.compiler.stages import stage_model
 from mergec.compiler.vocabulary import Chosen, choose, renumbered
-from mergec.errors import InputError, Place, Problem, RecipeError, count
+from mergec.errors import InputError, Place, Problem, RecipeError, count, near
 from mergec.graph import Graph, walk
 from mergec.io.tensors import TensorRef
 from mergec.ops.op import Remark, remark_on
@@ -118,7 +118,7 @@ def analyse(document: Document, known: Mapping[str, Model] = MappingProxyType({}
 
     Models that are `known`, by reference, are not looked for.
     """
-    reader = _Reader({one.value["name"]: one for one in document.stages}, known)
+    reader = _Reader(document, known)
     analysis = reader.analysis(document)
     if analysis is None or any(problem.is_error for problem in reader.problems):
         raise RecipeError(reader.problems)
@@ -130,8 +130,9 @@ def analyse(document: Document, known: Mapping[str, Model] = MappingProxyType({}
 class _Reader:
     """Analyses documents, each after the stages it refers to, and gathers what is wrong with any."""
 
-    def __init__(self, documents: Mapping[str, Document], models: Mapping[str, Model]) -> None:
-        self.documents = documents
+    def __init__(self, document: Document, models: Mapping[str, Model]) -> None:
+        self.documents = {str(one.value["name"]): one for one in document.stages}
+        self._result = document.value.get("name")
         self.known: dict[str, Analysis | None] = {}
         self.problems: list[Problem] = []
         self._models = dict(models)
@@ -148,7 +149,7 @@ class _Reader:
         stages = {name: self._stage(name, place) for name, place in references.items() if name in self.documents}
         outside = {name: place for name, place in references.items() if name not in stages}
         opened, problems = open_models(outside, document.folder, self._models)
-        self.problems += problems
+        self.problems += [self._of_stage(one, outside) for one in problems]
         self._models |= opened
         made = {name: stage_model(name, references[name], one) for name, one in stages.items() if one}
         models, problems = like_others(called_alike(opened | made))
@@ -160,7 +161,7 @@ class _Reader:
         if any(problem.is_error for problem in problems):
             return None
         parts, problems = _assembled(recipe, bounds, models, chosen.alignment if chosen else None)
-        self.problems += problems
+        self.problems += [one for one in problems if one.code != "E321" or chosen or recipe.vocabulary is None]
         if not parts or problems:
             return None
         needed: dict[str, Analysis] = {}
@@ -168,6 +169,16 @@ class _Reader:
             if stage is not None:
                 needed |= {**stage.stages, name: stage}
         return Analysis(tuple(parts), models, needed, vocabulary=chosen)
+
+    def _of_stage(self, problem: Problem, references: Mapping[str, Place]) -> Problem:
+        """What is wrong with a model that is not there, where a stage or the result was meant."""
+        name = next((name for name, place in references.items() if place == problem.place), "")
+        if problem.code != "E300" or not (self.documents or name == self._result):
+            return problem
+        if name == self._result:
+            what = f"'{name}' is the result of this file, which nothing in it can be made of"
+            return Problem(problem.place, "E120", what, "a model that is called so needs another name")
+        return replace(problem, hint=near(name, self.documents) or problem.hint)
 
     def _stage(self, name: str, place: Place) -> Analysis | None:
         """A stage that a recipe refers to, analysed once."""

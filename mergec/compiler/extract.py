@@ -151,7 +151,9 @@ def _extraction(opened: Sequence[Model], made: _Adapter, options: Options, sourc
         raise UsageError("E348", what, "only linear layers stored as out x in are decomposed")
     inventory, problems = line_up(list(opened))
     if problems:
-        raise RecipeError(problems)
+        hint = "base and model must have the same tensors"
+        raise RecipeError(replace(one, hint=hint) if one.code == "E320" else one for one in problems)
+    _check_head(opened[0], opened[1], made.wanted)
     rows = {name: (row[0], row[1]) for name, row in inventory.rows.items() if row[0].dtype in FLOATS}
     _check_saved(made.wanted, rows)
     for name, row in rows.items():
@@ -164,6 +166,14 @@ def _extraction(opened: Sequence[Model], made: _Adapter, options: Options, sourc
     files = {file.path: file for one in (*opened, *sources) for file in one.checkpoint.files}
     sizes = {path: file.file_bytes for path, file in files.items()}
     return Extraction(_plan(opened, made, options, files.values()), rows, sizes)
+
+
+def _check_head(base: Model, model: Model, wanted: Wanted) -> None:
+    """An adapter of a head needs a base that has one of its own."""
+    module = (model.head or "").rpartition(".")[0]
+    if base.is_tied and module and not model.is_tied and (wanted.saves(module) or wanted.takes(module)):
+        what = f"'{model.reference}' has a head of its own, and '{base.reference}' ties its to the input embedding"
+        raise UsageError("E348", what, f"--exclude-regex {module} leaves it out; or untie the base first")
 
 
 def _check_saved(wanted: Wanted, rows: Iterable[str]) -> None:

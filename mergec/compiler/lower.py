@@ -26,7 +26,7 @@ from mergec.ops.parts import gate
 from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
 from mergec.recipe.bound import Bound, Input
 from mergec.recipe.schema import Recipe
-from mergec.recipe.settings import Choice, NoValueError, Resolved, Scope, resolve
+from mergec.recipe.settings import Choice, FractionError, NoValueError, Resolved, Scope, resolve
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,10 @@ class _Lowering:
         except _UnsetError as unset:
             self._shared.refuse(self._unset_problem(unset), name)
             return None
+        except FractionError as error:
+            for problem in FractionError(error.choice, error.value, error.t, " (for {})").problems:
+                self._shared.refuse(problem, name)
+            return None
         try:
             return self._build(row, staged, values.plain(), starts)
         except ParameterError as error:
@@ -363,7 +367,10 @@ def starts_of(bound: Bound, inventory: Inventory) -> dict[str, Starts]:
         if row[0].dtype not in FLOATS:
             continue
         layer = inventory.layers.get(name)
-        densities = resolve_tensor(bound, name, row, layer.t if layer else 0.0).plain()["density"]
+        try:
+            densities = resolve_tensor(bound, name, row, layer.t if layer else 0.0).plain()["density"]
+        except (NoValueError, FractionError):  # which is said when the tensor's graph is made
+            continue
         starts = []
         for density in densities:
             starts.append(position)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mergec.errors import Place, Problem
+from mergec.errors import Place, Problem, RecipeError
 from mergec.ops.registry import Parameter
 from mergec.recipe.document import Document, Path, shown
 
@@ -34,8 +34,8 @@ class Choice:
     def at(self, t: float) -> Any:
         """The value at position t in [0, 1] of the layer stack.
 
-        Numbers are interpolated between the knots around t * (n - 1), whole numbers then rounded; other values step
-        at each knot.
+        Numbers are interpolated between the knots around t * (n - 1); other values step at each knot. Raises
+        FractionError where a whole number is wanted and lies between two.
         """
         if len(self.knots) == 1:
             return self.knots[0]
@@ -45,7 +45,11 @@ class Choice:
             return self.knots[low]
         share, left, right = where - low, self.knots[low], self.knots[min(low + 1, len(self.knots) - 1)]
         between = left if left == right else (1 - share) * left + share * right  # [x, x] is x to the last bit
-        return round(between) if isinstance(left, int) else between
+        if not isinstance(left, int):
+            return between
+        if between != round(between):
+            raise FractionError(self, between, t)
+        return round(between)
 
 
 class Scope(NamedTuple):
@@ -67,6 +71,15 @@ class Resolved(NamedTuple):
 
     value: Any
     choice: Choice | None
+
+
+class FractionError(RecipeError):
+    """The gradient of a whole number has a fraction at some place of the layer stack."""
+
+    def __init__(self, choice: Choice, value: float, t: float, where: str = "") -> None:
+        self.choice, self.value, self.t = choice, value, t
+        what = f"the gradient is {value:g} at t = {t:g}{where}, expected a whole number"
+        super().__init__([Problem(choice.place, "E205", what, "write a knot for each layer")])
 
 
 class NoValueError(LookupError):

@@ -12,7 +12,7 @@ from adapters import furthest
 from checkpoints import contents, merged, write_recipe
 from models import auto_class, tensors_of
 from recipes_fixtures import mergec, write_family
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 PREFIX = "base_model.model."
 
@@ -102,6 +102,22 @@ def test_what_cannot_be_extracted_is_said(family: Any, tmp_path: Path, monkeypat
     assert "transposed" in transposed.err
     assert "no model 'bse'" in mergec("extract-lora", "bse", "a", "out").err
     assert "is no regular expression" in mergec("extract-lora", "base", "a", "out", "-i", "(").err
+    fewer = {name: tensor for name, tensor in tensors_of(tmp_path / "a").items() if "norm" not in name}
+    save_file(fewer, tmp_path / "a" / "model.safetensors")
+    assert "hint: base and model must have the same tensors" in mergec("extract-lora", "base", "a", "out").err
+
+
+def test_a_head_is_no_part_of_an_adapter_of_a_tied_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_family(tmp_path))
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    called = mergec("extract-lora", "base", "a", "out")
+    assert called.code == 2
+    assert "error[E348]: 'a' has a head of its own, and 'base' ties its to the input embedding" in called.err
+    assert "--exclude-regex lm_head leaves it out" in called.err
+    assert mergec("extract-lora", "base", "a", "out", "--exclude-regex", "lm_head").code == 0
+    (tmp_path / "r.yml").write_text("merge_method: passthrough\nmodels: [{model: base+out}]\n")
+    assert mergec("check", "r.yml").code == 0
 
 
 def test_an_adapter_of_adapters_is_that_of_their_merge(family: Any, tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ def test_a_tensor_of_stages_is_explained_with_its_stages(family: Path) -> None:
             ["r.yml:4:30: error[E120]: stages need each other's results: skills -> skills"],
         ),
         (
+            (TIES.replace("model: b}", "model: last}"), "name: last\n" + LAST.replace("drawn", "c")),
+            ["r.yml:4:30: error[E120]: 'last' is the result of this file, which nothing in it can be made of"],
+        ),
+        (
             (TIES.replace("ties", "emr").replace("parameters", "metadata"), LAST.replace("drawn", "c")),
             ["r.yml:2:15: error[E121]: emr makes an artifact, and a stage must make one dense model"],
         ),
@@ -174,6 +178,15 @@ def test_mistakes_of_all_stages_are_said_together(family: Path, recipes: tuple[s
         str(one).partition(" in the current")[0].partition("; hint")[0] for one in caught.value.problems if one.is_error
     ]
     assert found == expected
+
+
+def test_a_misspelt_stage_is_suggested(family: Path) -> None:
+    Path("r.yml").write_text(
+        staged(TIES, LAST.replace("base_model: skills", "base_model: skils").replace("drawn", "c"))
+    )
+    called = mergec("check", "r.yml")
+    assert "error[E300]: no model 'skils'" in called.err
+    assert "hint: did you mean 'skills'?" in called.err
 
 
 def test_a_stage_that_nothing_needs_is_said(family: Path) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recipes_fixtures import CONFIG, SHAPES, write_model
+from recipes_fixtures import CONFIG, SHAPES, mergec, write_model
 
 from mergec.compiler.compile import analyse
 from mergec.compiler.resolved import resolve_all
 from mergec.errors import Place
 from mergec.ops.registry import methods
 from mergec.recipe.document import parse
-from mergec.recipe.settings import Choice, Resolved, read_setting
+from mergec.recipe.settings import Choice, FractionError, Resolved, read_setting
 
 Resolve = Callable[..., dict[str, dict[str, Any]]]
 UP, NORM, EMBED, HEAD = "mlp.down_proj.weight", "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"
@@ -223,4 +223,21 @@ def test_a_gradient_of_whole_numbers_gives_whole_numbers() -> None:
     document = parse("max_iter: [1, 4]", "r.yml")
     setting = read_setting(methods()["karcher"].parameters["max_iter"], [1, 4], document, ("max_iter",))
     assert not isinstance(setting, list)
-    assert [setting[0].at(t) for t in (0, 0.25, 0.5, 0.75, 1)] == [1, 2, 2, 3, 4]
+    assert [setting[0].at(t) for t in (0, 1 / 3, 2 / 3, 1)] == [1, 2, 3, 4]
+    with pytest.raises(FractionError, match=r"r.yml:1:11: error\[E205\]: the gradient is 2.5 at t = 0.5, expected a"):
+        setting[0].at(0.5)
+
+
+def test_a_fraction_between_layers_is_said_with_the_tensors_it_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        shapes = {f"model.layers.{layer}.w{part}": (2, 2) for layer in range(3) for part in range(3)}
+        write_model(tmp_path / name, shapes=shapes, config=CONFIG | {"num_hidden_layers": 3})
+    monkeypatch.chdir(tmp_path)
+    Path("r.yml").write_text(
+        "merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: [1, 4]}\n"
+    )
+    called = mergec("check", "r.yml")
+    assert called.err.startswith("r.yml:3:24: error[E205]: the gradient is 2.5 at t = 0.5 (for ")
+    assert called.code == 2
