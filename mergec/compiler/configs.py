@@ -1,13 +1,14 @@
-"""Configs that disagree: fields that say what the weights compute, of which the result gets those of one model."""
+"""Configs that disagree: with each other in what weights compute, and with the biases that the result has."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mergec.compiler.biases import BIASES
 from mergec.compiler.compile import Analysis
-from mergec.compiler.names import few
-from mergec.errors import Problem
+from mergec.compiler.names import few, natural
+from mergec.errors import Problem, count
 
 # What the same weights compute something else with; shapes, layers and vocabularies are checked elsewhere.
 _MEANING = (
@@ -35,6 +36,22 @@ def disagreements(analysis: Analysis) -> Iterator[Problem]:
             what = f"the config of '{model.reference}' differs in what weights compute: {said}"
             hint = f"the result has the config of '{donor.reference}'; another base_model brings its own"
             yield Problem(model.place, "W730", what, hint)
+
+
+def uneven_biases(analysis: Analysis) -> Iterator[Problem]:
+    """A warning where some layers have biases that others lack, which a config can only say of all layers."""
+    for key, pattern in BIASES.items():
+        weights = [name for name in analysis.layers if pattern.search(name.removesuffix("weight") + "bias")]
+        weights = [name for name in weights if name.endswith(".weight")]
+        lacking = [name for name in weights if f"{name.removesuffix('weight')}bias" not in analysis.layers]
+        kinds = {name.rpartition(".")[0].rpartition(".")[2] for name in set(weights) - set(lacking)}
+        lacking = [name for name in lacking if name.rpartition(".")[0].rpartition(".")[2] in kinds]
+        if lacking:
+            biases = sorted((f"{name.removesuffix('weight')}bias" for name in lacking), key=natural)
+            what = f"some layers have the biases of {key}, and {count(len(biases), 'tensor')} of others are not there: "
+            hint = "they are zeros when the result is loaded; a rule that drops the others makes all layers alike"
+            place = analysis.recipe.document.place(("merge_method",))
+            yield Problem(place, "W731", f"{what}{few(biases)}", hint)
 
 
 def meaning(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mergec.compiler.compile import Analysis
-from mergec.compiler.configs import disagreements
+from mergec.compiler.configs import disagreements, uneven_biases
 from mergec.compiler.lower import Values
 from mergec.compiler.names import fold, is_behind
 from mergec.compiler.resolved import resolve_all
@@ -34,6 +34,7 @@ def lint(analysis: Analysis) -> list[Problem]:
         *_ignored(analysis),
         *_no_adapter(analysis),
         *disagreements(analysis),
+        *uneven_biases(analysis),
     ]
     found += [problem for stage in analysis.stages.values() for problem in lint(replace(stage, stages={}))]
     distinct = {(problem.place, problem.code, problem.what): problem for problem in found}.values()

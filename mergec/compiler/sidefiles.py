@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergec.compiler.biases import agree
 from mergec.compiler.inventory import Inventory, Model
 from mergec.compiler.mixture import mixture_config
 from mergec.compiler.restack import restack
@@ -84,6 +85,7 @@ def result_config(
     configs = {name: model.checkpoint.config or {} for name, model in models.items()}
     if recipe.experts:
         config = mixture_config(recipe, models, config)
+    notes += agree(config, donor.tensors, [output.name for output in outputs])
     for stacked in (stacked for one in inventories for stacked in one.stacked):
         notes += restack(config, stacked, configs)
     return config, notes

@@ -37,7 +37,7 @@ RECIPES = {
     + "parameters: {as_matrix: [{filter: embed, value: false}, {value: true}], cutoff: 0.2, consensus: sum}",
     "iso_c": BASED + "parameters: {weight: 0.5, lambda: 1.4}",
     "iso_cts": BASED + "parameters: {common_share: 0.7}",
-    "karcher": THREE + "parameters: {max_iter: [5, 20]}",
+    "karcher": THREE + "parameters: {max_iter: [5, 21]}",
     "linear": THREE + "parameters: {weight: 1}\nout_dtype: bfloat16",
     "model_stock": BASED + "parameters: {filter_wise: true}",
     "multislerp": BASED + "parameters: {weight: [{filter: mlp, value: [0.2, 0.6]}, {value: 0.4}]}",
