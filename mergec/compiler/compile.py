@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mergec.compiler.align import Alignment
 from mergec.compiler.assemble import assemble
 from mergec.compiler.experts import like_others
-from mergec.compiler.inventory import Inventory, Model, is_staged, line_up, model_uses, open_models
+from mergec.compiler.inventory import Inventory, Model, add_adapter, is_staged, line_up, model_uses, open_models
 from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.mixture import mixture
 from mergec.compiler.names import Layer, few
@@ -146,13 +146,14 @@ class _Reader:
         bounds, found = bind(recipe)
         self.problems += [*found, *(bounds[0].warnings if bounds else ())]
         references = _references(recipe)
-        stages = {name: self._stage(name, place) for name, place in references.items() if name in self.documents}
-        outside = {name: place for name, place in references.items() if name not in stages}
+        named = {name: its for name in references if (its := self._stage_of(name, document.folder))}
+        stages = {one: self._stage(one, references[name]) for name, one in named.items()}
+        outside = {name: place for name, place in references.items() if name not in named}
         opened, problems = open_models(outside, document.folder, self._models)
         self.problems += [self._of_stage(one, outside) for one in problems]
         self._models |= opened
-        made = {name: stage_model(name, references[name], one) for name, one in stages.items() if one}
-        models, problems = like_others(called_alike(opened | made))
+        made = [self._made(name, references[name], stages[one]) for name, one in named.items()]
+        models, problems = like_others(called_alike(opened | {one.reference: one for one in made if one}))
         self.problems += problems
         if problems:
             return None
@@ -169,6 +170,24 @@ class _Reader:
             if stage is not None:
                 needed |= {**stage.stages, name: stage}
         return Analysis(tuple(parts), models, needed, vocabulary=chosen)
+
+    def _stage_of(self, reference: str, folder: Path) -> str | None:
+        """The stage that a reference names, with an adapter or without; what exists is no stage with an adapter."""
+        stage = reference.partition("+")[0]
+        is_whole = stage == reference or not any((start / reference).exists() for start in (folder, Path()))
+        return stage if stage in self.documents and is_whole else None
+
+    def _made(self, reference: str, place: Place, stage: Analysis | None) -> Model | None:
+        """The result of a stage as a model, with the adapter that the reference names."""
+        if stage is None:
+            return None
+        name, _, adapter = reference.partition("+")
+        model = stage_model(name, place, stage)
+        try:
+            return add_adapter(model, adapter, self.documents[name].folder) if adapter else model
+        except InputError as error:
+            self.problems.append(error.at(place))
+            return None
 
     def _of_stage(self, problem: Problem, references: Mapping[str, Place]) -> Problem:
         """What is wrong with a model that is not there, where a stage or the result was meant."""
@@ -373,7 +392,7 @@ def _unread(analysis: Analysis, lowered: list[Lowered]) -> list[str]:
             continue
         bound, inventory = analysis.of_tensor[one.name]
         for model, ref in zip(bound.inputs, inventory.rows[one.name], strict=True):
-            if refs_of(ref) and read[one.name].isdisjoint(refs_of(ref)) and not is_staged(ref):
+            if refs_of(ref) and read[one.name].isdisjoint(refs_of(ref)) and not any(map(is_staged, refs_of(ref))):
                 unread.setdefault(model.reference, []).append(one.name)
     ordered = sorted(unread, key=[one.reference for part in analysis.parts for one in part.bound.inputs].index)
     return [f"{reference} is not needed for {_listed(unread[reference])}" for reference in ordered]

@@ -26,7 +26,7 @@ from mergec.errors import InputError, Place, Problem, count, did_you_mean
 from mergec.io import hub
 from mergec.io.adapter import read_config
 from mergec.io.checkpoint import ADAPTER_NAME, Checkpoint, is_tokenizer_file, open_checkpoint
-from mergec.io.tensors import FLOATS
+from mergec.io.tensors import FLOATS, TensorRef
 from mergec.plan import ModelUse
 
 STAGE = "stage:"
@@ -95,9 +95,9 @@ class Inventory:
     stacked: tuple[Stacked, ...] = ()
 
 
-def is_staged(ref: Source) -> bool:
-    """Whether a tensor is computed by a stage, and so lies in no file."""
-    return ref.file.startswith(STAGE)
+def is_staged(source: Source) -> bool:
+    """Whether a tensor is one that a stage computes, and so lies in no file."""
+    return isinstance(source, TensorRef) and source.file.startswith(STAGE)
 
 
 def open_models(
@@ -136,6 +136,13 @@ def open_model(reference: str, folder: Path, place: Place | None = None, as_stor
     except (OSError, RuntimeError) as error:  # a name that is too long, a home or a folder that is closed to us
         why = getattr(error, "strerror", None) or str(error)
         raise InputError("E300", f"cannot look for the model '{reference}': {why}", "is the path right?") from None
+
+
+def add_adapter(model: Model, name: str, folder: Path) -> Model:
+    """A model with an adapter, such as a stage. Raises InputError."""
+    checkpoint, found = _open(name, folder, adapter=True)
+    made = _with_adapter(model, name, checkpoint, found)
+    return replace(made, reference=f"{model.reference}+{name}")
 
 
 def _plain(model: Model, folder: Path) -> Model:

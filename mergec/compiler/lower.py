@@ -107,6 +107,8 @@ def _resolve(parameter: Parameter, scopes: list[Scope], t: float, input: Input |
 
 
 Starts: TypeAlias = tuple[int, ...]
+Staged: TypeAlias = Mapping[TensorRef, Lowered]
+"""What stages have made of tensors that lie in no file."""
 Parts: TypeAlias = Sequence[tuple[Bound, Inventory]]
 
 
@@ -177,18 +179,21 @@ class _Lowering:
 
     def tensor(self, name: str, row: Sequence[Source], t: float) -> list[Lowered]:
         """What is made of one tensor: itself, and in an artifact the parts of each task."""
-        staged = [self._shared.staged[ref.file].get(ref.name) if is_staged(ref) else None for ref in row]
-        if any(is_staged(ref) and one is None for ref, one in zip(row, staged, strict=True)):
+        refs = [ref for source in row for ref in refs_of(source)]
+        computed = {ref: self._shared.staged[ref.file].get(ref.name) for ref in refs if is_staged(ref)}
+        staged = {ref: one for ref, one in computed.items() if one}
+        if len(staged) < len(computed):
             return []  # what is wrong with the stage was noted
         if row[0].dtype not in FLOATS:
-            root = self._stored(0, row[0], staged[0])
-            return [Lowered(name, root, staged[0].sources if staged[0] else refs_of(row[0]))]
+            root, sources = self._stored(0, row[0], staged), self._sources(row[:1], staged)
+            return [Lowered(name, root, tuple(sources[slot] for slot in slots_of(root)))]
         # whatever settings can depend on: tensors that agree in it share a graph, and nothing is resolved twice
         names = {name, *(ref.name for ref in row)}
         matches = tuple(one in each for one in self._filters for each in sorted(names))
         structures = tuple(map(structure_of, row))
         starts = self._starts.get(name)
-        key = (row[0].shape, structures, t, matches, starts, *(one.root.index if one else None for one in staged))
+        roots_of_stages = tuple(staged[ref].root.index if ref in staged else None for ref in refs) if staged else ()
+        key = (row[0].shape, structures, t, matches, starts, roots_of_stages)
         if key not in self._roots:
             built = self._resolved(name, row, staged, t, starts)
             if built is None:
@@ -197,15 +202,16 @@ class _Lowering:
         # embeddings, heads and norms are not what a layer's input is routed by
         roots = [root for root in self._roots[key] if root.part != "gate" or name in self._routed]
         sources = self._sources(row, staged)
-        identity = frozenset({self.bound.method.identity}.union(*(one.identity for one in staged if one)))
+        identity = frozenset({self.bound.method.identity}.union(*(one.identity for one in staged.values())))
         return [replace(_lowered(name, sources, root, row[0].shape), identity=identity) for root in roots]
 
-    def _sources(self, row: Sequence[Source], staged: Sequence[Lowered | None]) -> dict[int, TensorRef]:
+    def _sources(self, row: Sequence[Source], staged: Staged) -> dict[int, TensorRef]:
         """The tensors that are loaded, by the number of the slot; those of a stage's tensor in place of itself."""
         sources: dict[int, TensorRef] = {}
-        for number, (source, one) in enumerate(zip(row, staged, strict=True)):
-            slots, refs = (slots_of(one.root), one.sources) if one else (self._slots(number, source), refs_of(source))
-            sources |= dict(zip(slots, refs, strict=True))
+        for number, source in enumerate(row):
+            for slot, ref in zip(self._slots(number, source), refs_of(source), strict=True):
+                one = staged.get(ref)
+                sources |= dict(zip(slots_of(one.root), one.sources, strict=True)) if one else {slot: ref}
         return sources
 
     def _slots(self, number: int, source: Source) -> list[int]:
@@ -218,7 +224,7 @@ class _Lowering:
         return [self._numbers[number], *(self._shared.number(f"{slot} +{place}") for place in more)][: len(refs)]
 
     def _resolved(
-        self, name: str, row: Sequence[Source], staged: Sequence[Lowered | None], t: float, starts: Starts | None
+        self, name: str, row: Sequence[Source], staged: Staged, t: float, starts: Starts | None
     ) -> tuple[_Root, ...] | None:
         """The graphs of one tensor; None, and a note of the reason, where its settings do not allow one."""
         try:
@@ -240,7 +246,7 @@ class _Lowering:
     def _build(
         self,
         row: Sequence[Source],
-        staged: Sequence[Lowered | None],
+        staged: Staged,
         values: Mapping[str, Any],
         starts: Starts | None,
     ) -> tuple[_Root, ...]:
@@ -251,8 +257,7 @@ class _Lowering:
             if self.bound.is_mergekit
             else recipe.compute_dtype or ("float64" if given == "float64" else "float32")
         )
-        numbered = enumerate(zip(row, staged, strict=True))
-        loads = [self._load(number, source, one, compute) for number, (source, one) in numbered]
+        loads = [self._load(number, source, staged, compute) for number, source in enumerate(row)]
         base = next((node for one, node in zip(self.bound.inputs, loads, strict=True) if one.is_base), None)
         models = [node for one, node in zip(self.bound.inputs, loads, strict=True) if not one.is_base]
         merged = method(base, models, values, replace(self._draw, starts=starts), self._arithmetic)
@@ -286,7 +291,7 @@ class _Lowering:
         root = rewrite(self._exact(node))
         return _Root(file, part, root, slots_of(root))
 
-    def _load(self, number: int, source: Source, staged: Lowered | None, compute: str) -> Node:
+    def _load(self, number: int, source: Source, staged: Staged, compute: str) -> Node:
         """An input's values as the method takes them."""
         recipe = self.bound.recipe
         node = self._stored(number, source, staged, compute)
@@ -300,11 +305,10 @@ class _Lowering:
             node = cast(node, dtype=dtype)
         return node
 
-    def _stored(self, number: int, source: Source, staged: Lowered | None, compute: str = "") -> Node:
+    def _stored(self, number: int, source: Source, staged: Staged, compute: str = "") -> Node:
         """A tensor as it is stored, or as it is made of what is stored; integers are copied from the first model."""
-        if staged:
-            return staged.root
-        loaded = Loader(self.graph, self._slots(number, source))
+        made = {ref: staged[ref].root for ref in refs_of(source) if ref in staged}
+        loaded = Loader(self.graph, self._slots(number, source), made)
         if isinstance(source, Derived):
             return source.build(loaded, "float64" if "float64" in (source.dtype, compute) else "float32")
         return loaded(source, "weight")

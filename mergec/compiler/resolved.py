@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mergec.compiler.compile import Analysis, Part
 from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import Values, filters_of, resolve_tensor
+from mergec.compiler.source import refs_of
 from mergec.io.tensors import FLOATS
 from mergec.recipe.settings import Resolved
 
@@ -66,7 +67,12 @@ def settings_by_tensor(analysis: Analysis) -> dict[str, Mapping[Setting, Resolve
     found = {}
     for name, values in resolve_all(analysis).items():
         part = analysis.of_tensor[name]
-        refs = [(ref.file.removeprefix(STAGE), ref.name) for ref in part.inventory.rows[name] if is_staged(ref)]
+        refs = [
+            (ref.file.removeprefix(STAGE), ref.name)
+            for source in part.inventory.rows[name]
+            for ref in refs_of(source)
+            if is_staged(ref)
+        ]
         beneath = [(stage, staged[stage].get(tensor, {})) for stage, tensor in refs]
         key = (id(values), id(part), *(id(table) for _, table in beneath))
         if key not in tables:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from mergec.graph import Graph, Node, Space, TensorType
@@ -19,13 +20,19 @@ _MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
 
 class Loader:
-    """Gives the node that loads a stored tensor; to be called once for each of a source's `refs`, in their order."""
+    """Gives the node of a tensor; to be called once for each of a source's `refs`, in their order.
 
-    def __init__(self, graph: Graph, slots: Iterable[int]) -> None:
-        self.graph, self._slots = graph, iter(slots)
+    Those that are `made` by a stage have a graph already; others are loaded.
+    """
+
+    def __init__(
+        self, graph: Graph, slots: Iterable[int], made: Mapping[TensorRef, Node] = MappingProxyType({})
+    ) -> None:
+        self.graph, self._slots, self._made = graph, iter(slots), made
 
     def __call__(self, ref: TensorRef, space: Space) -> Node:
-        return load(self.graph, next(self._slots), TensorType(ref.shape, ref.dtype, space))
+        slot = next(self._slots)
+        return self._made[ref] if ref in self._made else load(self.graph, slot, TensorType(ref.shape, ref.dtype, space))
 
 
 @dataclass(frozen=True)

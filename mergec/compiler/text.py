@@ -241,7 +241,7 @@ def explain_text(analysis: Analysis, plan: Plan, name: str) -> str:
 def _staged(analysis: Analysis, name: str) -> dict[tuple[str, str], None]:
     """The stages, with their tensors, that a tensor is made of, each before those that it needs itself."""
     found: dict[tuple[str, str], None] = {}
-    for ref in analysis.of_tensor[name].inventory.rows[name]:
+    for ref in (ref for source in analysis.of_tensor[name].inventory.rows[name] for ref in refs_of(source)):
         if is_staged(ref):
             stage = ref.file.removeprefix(STAGE)
             found |= {(stage, ref.name): None, **_staged(analysis.stages[stage], ref.name)}
@@ -267,11 +267,15 @@ def _input_rows(analysis: Analysis, output: Output, slot: int) -> list[tuple[str
     whose = source.slots if isinstance(source, Embedded) else (one.reference, *("" for _ in refs[1:]))
     heads = [("" if number else one.label, reference, "" if number else read) for number, reference in enumerate(whose)]
     rows: list[tuple[str, ...]] = [
-        (label, reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {path_text(ref.file)}", why)
+        (label, reference, f"{ref.dtype} {list(ref.shape)}", f"{ref.name} in {_where(ref)}", why)
         for ref, (label, reference, why) in zip(refs, heads, strict=True)
     ]
     more = len(rows) - _MOST_INPUTS  # a row of an embedding for each token of many prompts
     return [*rows[:_MOST_INPUTS], ("", "", "", f"and {more:,} more", "")] if more > 0 else rows
+
+
+def _where(ref: TensorRef) -> str:
+    return f"the stage {ref.file.removeprefix(STAGE)}" if is_staged(ref) else path_text(ref.file)
 
 
 def _why_unread(analysis: Analysis, name: str, slot: int) -> str:

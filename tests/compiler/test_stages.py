@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipes_fixtures import mergec, tensors_of, write_model
+from recipes_fixtures import mergec, safetensors_bytes, tensors_of, write_model
 
 from mergec.compiler.compile import analyse, compile_recipe
 from mergec.compiler.text import explain_text
@@ -193,3 +193,29 @@ def test_a_stage_that_nothing_needs_is_said(family: Path) -> None:
     Path("r.yml").write_text(staged(TIES, DARE, LAST.replace("drawn", "c")))
     called = mergec("check", "r.yml")
     assert "r.yml:8:7: warning[W120]: nothing needs the stage 'drawn', so it is not made" in called.err
+
+
+def test_an_adapter_may_be_added_to_a_stage(family: Path) -> None:
+    factors = {
+        f"base_model.model.model.layers.{n}.self_attn.q_proj.lora_{part}.weight": ("float32", shape)
+        for n in range(2)
+        for part, shape in (("A", (2, 4)), ("B", (4, 2)))
+    }
+    (family / "adapter").mkdir()
+    (family / "adapter/adapter_model.safetensors").write_bytes(safetensors_bytes(factors))
+    (family / "adapter/adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    plain = TIES.replace("dtype: bfloat16\n", "")
+    added = "merge_method: linear\nmodels: [{model: MODEL}, {model: c}]\nparameters: {weight: 0.5}\n"
+    Path("whole.yml").write_text(plain)
+    assert mergec("run", "whole.yml", "whole").code == 0
+    apart = run(added.replace("MODEL", "whole+adapter"), "apart")
+    text = staged(plain, added.replace("MODEL", "skills+adapter"))
+    assert run(text, "at once", "--workers", "2") == apart == run(text, "again", "--workers", "1")
+    mapping = "{model: skills, lora: adapter}"
+    assert run(staged(plain, added.replace("MODEL", mapping)), "mapping") == apart
+    name = "model.layers.1.self_attn.q_proj.weight"
+    Path("r.yml").write_text(text)
+    assert f"{name} in the stage skills" in mergec("explain", "r.yml", name).out
+    assert "skills+adapter" in mergec("plan", "r.yml").out
+    called = mergec("check", "r.yml", "--set", "models.0.model=skills+nowhere")
+    assert "error[E300]: no model 'nowhere'" in called.err
