@@ -1,8 +1,8 @@
 """Compiled: libraries of loops, kept in the user's cache folder, and made beside a merge where they pay.
 
 A library is found by a digest of the chain's text, of the ops' code, of torch and of the processor. Since it is code,
-it is taken only from a folder that nobody else can write to, and what it makes first is compared, bit by bit, with
-what torch's own kernels make of the same entries.
+it is taken only from a folder that nobody else can write to, and some of what it makes first is compared, bit by bit,
+with what torch's own kernels make of the same entries.
 """
 
 from __future__ import annotations

@@ -85,11 +85,12 @@ def test_what_a_library_makes_first_is_compared(here: Path, monkeypatch: pytest.
     true = loaded.function
     monkeypatch.setattr(loaded, "function", lambda text: lambda *given: tuple(one + 1 for one in true(text)(*given)))
     chain = json.loads(text)
-    sources = [torch.ones(TILE, dtype=getattr(torch, dtype)) for dtype in chain["sources"]]
-    results = [torch.empty(TILE, dtype=torch.bfloat16)]
+    sources = [torch.ones(8 * TILE, dtype=getattr(torch, dtype)) for dtype in chain["sources"]]
+    results = [torch.empty(8 * TILE, dtype=torch.bfloat16)]
     numbers = Numbers((0.5,) * 8, (0,) * 8)
     loops(sources, numbers, results, torch.empty(loops.scratch_bytes, dtype=torch.uint8))
     assert not loops.is_sound
+    assert results[0].unique().numel() == 1  # also the pieces that were not looked at are torch's
 
 
 def _text_of(recipe: Path) -> str:
