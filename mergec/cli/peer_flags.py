@@ -42,7 +42,7 @@ TOOLS = (
     Tool("mergekit-multi", "`mergec run` of the same file: the last recipe is written, the others are its stages", ("run",)),
     Tool("mergekit-pytorch", "`mergec run`: a model may be a `.pt`, `.bin` or `.safetensors` file", ("run",)),
     Tool("mergekit-moe", "`mergec moe RECIPE OUT`, or `mergec run`, of the same file ([mixtures](moe.md))", ("moe",)),
-    Tool("mergekit-extract-lora", "`mergec extract-lora BASE MODEL OUT` ([inputs](inputs.md))", ("extract-lora",)),
+    Tool("mergekit-extract-lora", "`mergec extract-lora BASE MODEL OUT` ([inputs](inputs.md)); embeddings with `--save-embeddings`", ("extract-lora",)),
     Tool("mergekit-tokensurgeon", "`mergec tokens MODEL DONOR OUT` ([tokens](tokens.md))", ("tokens",)),
     Tool("mergekit-evolve", f"{NOT_HERE}it searches for recipes; `mergec import` takes the one that it finds"),
     Tool("mergekit-layershuffle", "`shuffle:` in a recipe does what that command, which fails at its start, is for ([shuffle](language.md))"),

@@ -94,6 +94,11 @@ class Inventory:
     is_untied: bool
     stacked: tuple[Stacked, ...] = ()
 
+    def t(self, name: str) -> float:
+        """Where a tensor's gradients are evaluated: its layer's place in [0, 1], or 0 outside the layers."""
+        layer = self.layers.get(name)
+        return layer.t if layer else 0.0
+
 
 def is_staged(source: Source) -> bool:
     """Whether a tensor is one that a stage computes, and so lies in no file."""

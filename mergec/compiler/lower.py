@@ -135,8 +135,7 @@ def _lower(parts: Parts, shared: _Shared, prefix: str) -> Iterator[Lowered]:
     for bound, inventory in parts:
         lowering = _Lowering(bound, inventory, shared, prefix)
         for name, row in inventory.rows.items():
-            layer = inventory.layers.get(name)
-            yield from lowering.tensor(name, row, layer.t if layer else 0.0)
+            yield from lowering.tensor(name, row, inventory.t(name))
 
 
 class _Shared:
@@ -370,9 +369,8 @@ def starts_of(bound: Bound, inventory: Inventory) -> dict[str, Starts]:
         row = inventory.rows[name]
         if row[0].dtype not in FLOATS:
             continue
-        layer = inventory.layers.get(name)
         try:
-            densities = resolve_tensor(bound, name, row, layer.t if layer else 0.0).plain()["density"]
+            densities = resolve_tensor(bound, name, row, inventory.t(name)).plain()["density"]
         except (NoValueError, FractionError):  # which is said when the tensor's graph is made
             continue
         starts = []

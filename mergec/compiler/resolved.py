@@ -13,12 +13,6 @@ from mergec.io.tensors import FLOATS
 from mergec.recipe.settings import Resolved
 
 
-def position(analysis: Analysis, name: str) -> float:
-    """Where a tensor's gradients are evaluated: its layer's place in [0, 1], or 0 outside the layers."""
-    layer = analysis.layers.get(name)
-    return layer.t if layer else 0.0
-
-
 def resolve_all(analysis: Analysis) -> dict[str, Values]:
     """The settings of each tensor that is merged (integers are copied), in the models' order of names.
 
@@ -38,7 +32,7 @@ def _of_part(analysis: Analysis, part: Part) -> dict[str, Values]:
         if row[0].dtype not in FLOATS:
             continue
         names = dict.fromkeys((name, *(ref.name for ref in row)))
-        t = position(analysis, name)
+        t = part.inventory.t(name)
         key = (t, tuple(one in each for one in filters for each in names), len(names))
         if key not in known:
             known[key] = resolve_tensor(part.bound, name, row, t)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mergec.compiler.compile import Analysis, Part
 from mergec.compiler.lower import scopes_of
-from mergec.compiler.resolved import position, resolve_all
+from mergec.compiler.resolved import resolve_all
 from mergec.compiler.text import table, value_text
 from mergec.errors import UsageError, did_you_mean
 from mergec.recipe.bound import Input
@@ -47,7 +47,7 @@ def tabulate(analysis: Analysis, pattern: str, parameters: Sequence[str]) -> Tab
         layer = analysis.layers.get(name)
         own = [model.reference for model in _models(analysis.of_tensor[name])]
         cells = [cell for parameter in chosen for cell in _cells(one.resolved[parameter], own, models)]
-        rows.append((name, layer.index if layer else None, position(analysis, name), *cells))
+        rows.append((name, layer.index if layer else None, analysis.of_tensor[name].inventory.t(name), *cells))
     return Tabulated(("tensor", "layer", "t", *map(str.strip, columns)), tuple(rows))
 
 

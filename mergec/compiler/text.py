@@ -12,7 +12,6 @@ from mergec.compiler.compile import Analysis
 from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import few
-from mergec.compiler.resolved import position
 from mergec.compiler.schedule import evaluated_bytes, inside
 from mergec.compiler.source import Embedded, refs_of
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
@@ -281,10 +280,10 @@ def _where(ref: TensorRef) -> str:
 def _why_unread(analysis: Analysis, name: str, slot: int) -> str:
     """What makes an input unnecessary: its own weight or density of 0; else that the others alone give the result."""
     bound, inventory = analysis.of_tensor[name]
-    row, layer = inventory.rows[name], inventory.layers.get(name)
+    row = inventory.rows[name]
     if row[0].dtype not in FLOATS:
         return "integers are copied from the first model"
-    values = resolve_tensor(bound, name, row, layer.t if layer else 0.0)
+    values = resolve_tensor(bound, name, row, inventory.t(name))
     number = slot - sum(one.is_base for one in bound.inputs[:slot])
     if not bound.inputs[slot].is_base:
         for parameter, found in values.resolved.items():
@@ -295,7 +294,7 @@ def _why_unread(analysis: Analysis, name: str, slot: int) -> str:
 
 def _setting_rows(analysis: Analysis, name: str) -> list[tuple[str, str, str, str]]:
     bound, inventory = analysis.of_tensor[name]
-    t = position(analysis, name)
+    t = analysis.of_tensor[name].inventory.t(name)
     values = resolve_tensor(bound, name, inventory.rows[name], t)
     models = [one for one in bound.inputs if not one.is_base]
     rows = []

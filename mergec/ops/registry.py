@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 from mergec.errors import MergecError, UsageError, did_you_mean
 from mergec.graph import Node
 from mergec.ops.artifact import Artifact
+from mergec.ops.replay import STREAM
 
 T = TypeVar("T")
 _PER_MODEL = "per model"
@@ -49,7 +50,7 @@ class Draw:
     def attrs(self, model: int) -> dict[str, Any]:
         """What a model's draws are keyed by, as attributes of the op that draws."""
         if self.starts is not None:
-            return {"seed": self.seed, "stream": "mt19937", "slot": str(self.starts[model])}
+            return {"seed": self.seed, "stream": STREAM, "slot": str(self.starts[model])}
         return {"seed": self.seed, "stream": self.stream, "slot": self.slot(model)}
 
     def slot(self, model: int) -> str:
