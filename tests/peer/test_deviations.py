@@ -12,6 +12,7 @@ from differential import run_ours, run_peer
 from models import Family, tensors_of
 from peer_matrix import quiet
 from peer_recipes import Run, merge, model, save_model, source, stack
+from vocabularies import ids_of, word_tokenizer, write_llama
 
 import mergec
 
@@ -110,3 +111,17 @@ def test_biases_that_a_config_asks_for_are_merged(llama: Family, run: Run, tmp_p
     assert one.keys() - found.peer.keys() == {name for name in one if name.endswith(".bias")}
     _, info = AutoModelForCausalLM.from_pretrained(found.folder, output_loading_info=True)
     assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
+
+
+def test_a_token_that_only_another_slices_model_has_gets_its_row(run: Run, tmp_path: Path) -> None:
+    """The peer looks among the models of the slice that the embedding is merged from, and finds none."""
+    words = ["<unk>", "<s>", "</s>", "w1"]
+    for seed, added in enumerate(([], ["<x>"], ["<z>"])):
+        write_llama(tmp_path / f"v{seed}", word_tokenizer([*words, *added]), 4 + len(added), seed)
+    v0, v1, v2 = (tmp_path / f"v{seed}" for seed in range(3))
+    slices = [[source(v0, 0, 1), source(one, 0, 1)] for one in (v1, v2)]
+    found = run(stack("linear", *slices, parameters={"weight": 0.5}, base=v0, tokenizer_source="union"))
+    row = ids_of(found.folder)["<z>"]
+    embedding = "model.embed_tokens.weight"
+    assert torch.equal(found.ours[embedding][row], tensors_of(v2)[embedding][4])
+    assert not found.peer[embedding][ids_of(found.folder.parent / "peer")["<z>"]].any()
