@@ -116,7 +116,7 @@ def execute(
 
     device, force, rebuild, loops, quiet, as_json = flags
     out = out or Path("merged") / plan.name
-    _settle(plan, reads=rebuild or not out.exists())
+    _settle(plan, out, flags)
     if not quiet:
         for warning in plan.warnings:
             click.echo(warning, err=True)
@@ -152,17 +152,17 @@ def execute(
     return 0
 
 
-def _settle(plan: Plan, *, reads: bool) -> None:
-    """Import torch if a plan needs it, while the first inputs are read if the run will read any.
+def _settle(plan: Plan, out: Path, flags: RunFlags) -> None:
+    """Import torch if a plan needs it, while the first inputs are read, unless the device may not be there.
 
     From here on cycles are looked for again, among what the run makes alone.
     """
-    from mergec.execute.ahead import read_ahead
     from mergec.execute.devices import computes
+    from mergec.execute.run import begin
 
     if computes(plan):
-        if reads:
-            read_ahead(plan)
+        if flags.device in ("auto", "cpu"):
+            begin(plan, out, force=flags.force, rebuild=flags.rebuild)
         import torch  # noqa: F401
     if not gc.isenabled():
         gc.freeze()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mergec.errors import RunError, UsageError, count
 from mergec.execute import reuse
+from mergec.execute.ahead import read_ahead
 from mergec.execute.compiled import Compile, Compiler
 from mergec.execute.devices import Devices, choose_devices, computes
 from mergec.execute.reuse import Decision
@@ -101,6 +102,20 @@ def run(
     return Result(
         out, len(plan.outputs), kept, reused, read_bytes, plan.written_bytes, seconds, moved, remarks=job.remarks
     )
+
+
+def begin(plan: Plan, out: str | Path, *, force: bool = False, rebuild: bool = False) -> None:
+    """Refuse what `run` would, as far as it shows at once; then have the first inputs read if nothing is there yet.
+
+    So that this goes on while torch is imported. Raises UsageError.
+    """
+    out = Path(out)
+    folder = staging_folder(out)
+    check_output(out, [model.origin for model in plan.models], force)
+    if not folder.exists() and (rebuild or not out.exists()):
+        to_fetch = missing_bytes((one.path, one.file_bytes, one.sha256) for one in plan.files)
+        check_space(folder.parent, plan.written_bytes, to_fetch)
+        read_ahead(plan)
 
 
 def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: str = "auto") -> None:

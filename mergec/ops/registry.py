@@ -243,17 +243,37 @@ def methods() -> Mapping[str, Method]:
 
     A plugin is an entry point of group `mergec.methods` that names a module which declares methods.
     """
-    from mergec.ops import methods as folder
-
-    for module in sorted(module.name for module in pkgutil.iter_modules(folder.__path__)):
-        importlib.import_module(f"{folder.__name__}.{module}")
-    for entry_point in importlib.metadata.entry_points(group="mergec.methods"):
-        entry_point.load()
+    for name in _own():
+        _import(name)
+    _load_installed()
     return dict(sorted(_METHODS.items()))
 
 
+def _own() -> list[str]:
+    """The names of the methods that have a file here."""
+    from mergec.ops import methods as folder
+
+    return sorted(module.name for module in pkgutil.iter_modules(folder.__path__))
+
+
+def _import(name: str) -> None:
+    importlib.import_module(f"mergec.ops.methods.{name}")
+
+
+def _load_installed() -> None:
+    for entry_point in importlib.metadata.entry_points(group="mergec.methods"):
+        entry_point.load()
+
+
 def find_method(name: str, also: Sequence[str] = ()) -> Method:
-    """The method of that name; raises UsageError (E200) with the nearest name, which may be one of `also`."""
+    """The method of that name; raises UsageError (E200) with the nearest name, which may be one of `also`.
+
+    Of the methods that have a file here only the one asked for is imported.
+    """
+    if name in _own():
+        _import(name)
+        _load_installed()
+        return _METHODS[name]
     known = methods()
     if name not in known:
         raise UsageError("E200", f"unknown merge method {name!r}", did_you_mean(name, [*known, *also]))

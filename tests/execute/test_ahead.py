@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from recipes_fixtures import write_family
 
 from mergec.compiler.compile import compile_recipe
+from mergec.errors import UsageError
 from mergec.execute import ahead
+from mergec.execute.run import begin
 from mergec.io.reader import Reader
 from mergec.plan import Plan
 
@@ -68,3 +71,25 @@ def test_a_file_that_is_gone_is_left_to_the_run_to_speak_of(plan: Plan, recwarn:
     thread = ahead.read_ahead(plan)
     thread.join()
     assert not recwarn.list  # pytest warns of exceptions in threads
+
+
+def test_a_run_that_is_refused_or_has_something_to_go_on_from_reads_nothing_ahead(
+    plan: Plan, asked: list[tuple[str, int, int]], tmp_path: Path
+) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/notes.txt").touch()
+    with pytest.raises(UsageError, match="E401"):
+        begin(plan, tmp_path / "foreign")
+    with pytest.raises(UsageError, match="E400"):
+        begin(plan, tmp_path / "a")
+    (tmp_path / "there").mkdir()
+    begin(plan, tmp_path / "there")
+    (tmp_path / ".new.mergec").mkdir()
+    begin(plan, tmp_path / "new")
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert asked == []
+    begin(plan, tmp_path / "there", rebuild=True)
+    for thread in threading.enumerate():
+        if thread.name == "ahead":
+            thread.join()
+    assert asked
