@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mergec.compiler.inventory import Model, is_staged
 from mergec.compiler.names import has_vocabulary, is_embedding, layer_counts_of, layers_of, vocabulary_axis
-from mergec.compiler.source import Embedded, Origin, Source, promoted
+from mergec.compiler.source import Embedded, Origin, Source, has_rows, promoted, refs_of, slots_for
 from mergec.errors import Problem
 from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.embed import index_text
@@ -91,7 +91,7 @@ class Alignment:
             if len(as_stored) == len(having):
                 continue
             for reference, built in known[sizes].items():
-                odd = next((one for one in built.indices if not _is_plain(having[one])), None)
+                odd = next((one for one in built.indices if not _has_rows(having[one], axis)), None)
                 if odd is not None and reference in as_stored:
                     continue
                 if odd is not None:
@@ -107,8 +107,8 @@ class Alignment:
         shape = list(having[reference].shape)
         shape[axis] = self.target.rows
         dtype = promoted([source.dtype for source in having.values()])
-        tables = tuple(ref for one in built.indices if isinstance(ref := having[one], TensorRef))
-        slots = tuple(self.slots[one] for one in built.indices)
+        tables = tuple(having[one] for one in built.indices)
+        slots = tuple(slot for one in built.indices for slot in slots_for(self.slots[one], having[one]))
         indices = tuple(built.indices.values())
         return Embedded(name, dtype, tuple(shape), tables, slots, indices, axis, self.target.tokens, built.origins)
 
@@ -175,12 +175,15 @@ class Alignment:
         return _Default(ASKED, ((source.model, number),)) if number < size else None
 
 
-def _is_plain(source: Source) -> bool:
-    return isinstance(source, TensorRef) and not is_staged(source)
+def _has_rows(source: Source, axis: int) -> bool:
+    """Whether rows along an axis can be looked up: of any stored tensor, and of matrices computed row by row."""
+    if any(map(is_staged, refs_of(source))):
+        return False
+    return isinstance(source, TensorRef) or (has_rows(source) and len(source.shape) == 2 and axis == 0)
 
 
 def _refused(model: Model, name: str, source: Source) -> Problem:
-    how = "a stage computes" if is_staged(source) else "an adapter changes, or that is dequantised"
+    how = "a stage computes" if any(map(is_staged, refs_of(source))) else "is not computed row by row"
     what = f"rows of {name} are put in another order, and '{model.reference}' has one that {how}"
     return Problem(model.place, "E355", what, "make that model by a run of its own, and merge the result")
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from mergec.compiler.inventory import STAGE, Inventory, is_staged
 from mergec.compiler.names import fold, is_head
 from mergec.compiler.passes import rewrite
-from mergec.compiler.source import Derived, Embedded, Loader, Source, promoted, refs_of, structure_of
+from mergec.compiler.source import Derived, Embedded, Loader, Source, promoted, refs_of, slots_for, structure_of
 from mergec.errors import Place, Problem, count
 from mergec.graph import Graph, Node, slots_of
 from mergec.io.artifact import SHARED_FILE, expert_file, part_name
@@ -171,7 +171,8 @@ class _Lowering:
         self._roots: dict[Any, tuple[_Root, ...]] = {}
         self._filters = sorted(filters_of(bound))
         recipe = bound.recipe
-        self._numbers = [shared.number(prefix + one.slot) for one in bound.inputs]
+        for one in bound.inputs:  # models come before what else is loaded
+            shared.number(prefix + one.slot)
         slots = tuple(one.slot for one in bound.inputs if not one.is_base)
         self._draw = Draw(recipe.seed, bound.method.stream, slots)
         self._arithmetic = Arithmetic(mergekit=bound.is_mergekit)
@@ -217,10 +218,8 @@ class _Lowering:
         """The slots of what an input's tensor is made of: the model's own first, but where rows are of several."""
         if isinstance(source, Embedded):
             return [self._shared.number(self._prefix + slot) for slot in source.slots]
-        slot = self._prefix + self.bound.inputs[number].slot
-        refs = refs_of(source)
-        more = range(1, len(refs))
-        return [self._numbers[number], *(self._shared.number(f"{slot} +{place}") for place in more)][: len(refs)]
+        slots = slots_for(self._prefix + self.bound.inputs[number].slot, source)
+        return [self._shared.number(slot) for slot in slots]
 
     def _resolved(
         self, name: str, row: Sequence[Source], staged: Staged, t: float, starts: Starts | None
@@ -298,16 +297,19 @@ class _Lowering:
         if isinstance(source, Embedded):
             given = [recipe.dtype] if recipe.dtype else []
         elif isinstance(source, Derived):
-            rounded = recipe.lora_merge_dtype or (source.dtype if self.bound.is_mergekit else None)
-            given = [dtype for dtype in (rounded, recipe.dtype) if dtype]
+            given = [dtype for dtype in (self._rounded(source), recipe.dtype) if dtype]
         for dtype in (*given, compute):
             node = cast(node, dtype=dtype)
         return node
 
+    def _rounded(self, source: Derived) -> str | None:
+        """What a computed tensor is rounded to before the merge, if it is."""
+        return self.bound.recipe.lora_merge_dtype or (source.dtype if self.bound.is_mergekit else None)
+
     def _stored(self, number: int, source: Source, staged: Staged, compute: str = "") -> Node:
         """A tensor as it is stored, or as it is made of what is stored; integers are copied from the first model."""
         made = {ref: staged[ref].root for ref in refs_of(source) if ref in staged}
-        loaded = Loader(self.graph, self._slots(number, source), made)
+        loaded = Loader(self.graph, self._slots(number, source), made, self._rounded)
         if isinstance(source, Derived):
             return source.build(loaded, "float64" if "float64" in (source.dtype, compute) else "float32")
         return loaded(source, "weight")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from mergec.ops.adapt import adapt, shift, stretch
 from mergec.ops.basic import cast, load
 from mergec.ops.embed import embed, pad, row_mean
 from mergec.ops.magnify import magnify
+from mergec.ops.tables import adapt_rows, magnify_rows, round_rows, stretch_rows
 
 _MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
@@ -22,13 +23,18 @@ _MANTISSA = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 class Loader:
     """Gives the node of a tensor; to be called once for each of a source's `refs`, in their order.
 
-    Those that are `made` by a stage have a graph already; others are loaded.
+    Those that are `made` by a stage have a graph already; others are loaded. `rounded` says what a computed tensor is
+    rounded to before its rows are merged with others, None if it is not.
     """
 
     def __init__(
-        self, graph: Graph, slots: Iterable[int], made: Mapping[TensorRef, Node] = MappingProxyType({})
+        self,
+        graph: Graph,
+        slots: Iterable[int],
+        made: Mapping[TensorRef, Node] = MappingProxyType({}),
+        rounded: Callable[[Derived], str | None] = lambda _: None,
     ) -> None:
-        self.graph, self._slots, self._made = graph, iter(slots), made
+        self.graph, self._slots, self._made, self.rounded = graph, iter(slots), made, rounded
 
     def __call__(self, ref: TensorRef, space: Space) -> Node:
         slot = next(self._slots)
@@ -68,6 +74,15 @@ class Derived(ABC):
     def build(self, load: Loader, dtype: str) -> Node:
         """The node that computes it, in float32 or float64."""
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether its rows can be computed one without the others, by `table`."""
+        return False
+
+    def table(self, load: Loader, dtype: str) -> Node:
+        """The table of its rows, in a dtype as of `build`; asked only of matrices that have rows."""
+        raise NotImplementedError
+
 
 Source: TypeAlias = "TensorRef | Derived"
 
@@ -98,6 +113,18 @@ class Adapted(Derived):
         left, right = (cast(load(ref, "part"), dtype=dtype) for ref in (self.left, self.right))
         made = adapt(weight, left, right, scale=self.scale, transposed=self.transposed)
         return stretch(made, cast(load(self.lengths, "part"), dtype=dtype)) if self.lengths else made
+
+    @property
+    def has_rows(self) -> bool:
+        return has_rows(self.weight)
+
+    def table(self, load: Loader, dtype: str) -> Node:
+        weight = table(self.weight, load, dtype)
+        left, right = (cast(load(ref, "part"), dtype=dtype) for ref in (self.left, self.right))
+        made = adapt_rows(weight, left, right, scale=self.scale, transposed=self.transposed, dtype=dtype)
+        if self.lengths is None:
+            return made
+        return stretch_rows(made, cast(load(self.lengths, "part"), dtype=dtype), dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -144,6 +171,16 @@ class Dequantised(Derived):
             return coded
         return magnify(coded, cast(load(self.scales, "part"), dtype=dtype), block=self.block)
 
+    @property
+    def has_rows(self) -> bool:
+        return True
+
+    def table(self, load: Loader, dtype: str) -> Node:
+        coded = load(self.coded, "table")
+        if self.scales is None:
+            return round_rows(coded, dtype=dtype)
+        return magnify_rows(coded, cast(load(self.scales, "part"), dtype=dtype), block=self.block, dtype=dtype)
+
 
 class Origin(NamedTuple):
     """How many rows of a tensor are there by one rule, and the models that they are from."""
@@ -157,11 +194,11 @@ class Origin(NamedTuple):
 class Embedded(Derived):
     """A tensor with the rows of another vocabulary, each from the tables that an index names: see `ops/embed.py`.
 
-    `slots` are the slot ids of the models whose tensors the `tables` are, in order. Rows along `axis` from `tokens`
+    `slots` are the slot ids of what the `tables` are made of, in order. Rows along `axis` from `tokens`
     on, where there are such, are the mean of those before.
     """
 
-    tables: tuple[TensorRef, ...]
+    tables: tuple[Source, ...]
     slots: tuple[str, ...]
     rows: tuple[str, ...]
     axis: int
@@ -170,15 +207,16 @@ class Embedded(Derived):
 
     @property
     def refs(self) -> tuple[TensorRef, ...]:
-        return self.tables
+        return tuple(ref for one in self.tables for ref in refs_of(one))
 
     @property
     def structure(self) -> object:
-        return "embedded", tuple((ref.dtype, ref.shape) for ref in self.tables), self.slots, self.rows, self.tokens
+        tables = tuple((structure_of(one), one.shape) for one in self.tables)
+        return "embedded", tables, self.slots, self.rows, self.tokens
 
     def build(self, load: Loader, dtype: str) -> Node:
         width = prod(self.shape[self.axis + 1 :])
-        tables = [load(ref, "table") for ref in self.tables]
+        tables = [_rounded(one, table(one, load, dtype), load) for one in self.tables]
         made = embed(*tables, rows=self.rows, axis=self.axis, width=width, dtype=dtype)
         if self.tokens == self.shape[self.axis]:
             return made
@@ -188,6 +226,27 @@ class Embedded(Derived):
 def refs_of(source: Source) -> tuple[TensorRef, ...]:
     """The stored tensors that a source is made of."""
     return source.refs if isinstance(source, Derived) else (source,)
+
+
+def slots_for(slot: str, source: Source) -> tuple[str, ...]:
+    """The slot ids of what a source is made of: its model's own first."""
+    return tuple(f"{slot} +{place}" if place else slot for place in range(len(refs_of(source))))
+
+
+def has_rows(source: Source) -> bool:
+    """Whether rows of a source can be read, or computed, one without the others."""
+    return not isinstance(source, Derived) or source.has_rows
+
+
+def table(source: Source, load: Loader, dtype: str) -> Node:
+    """The node of a source's rows as they are asked for; computed ones are of a dtype as of `build`."""
+    return source.table(load, dtype) if isinstance(source, Derived) else load(source, "table")
+
+
+def _rounded(source: Source, made: Node, load: Loader) -> Node:
+    """The table of a computed tensor with its rows rounded as the whole would be."""
+    dtype = load.rounded(source) if isinstance(source, Derived) else None
+    return round_rows(made, dtype=dtype) if dtype else made
 
 
 def structure_of(source: Source) -> object:

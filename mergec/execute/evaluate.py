@@ -257,7 +257,8 @@ class Sweep:
             attrs["tile"] = tile
         if op.op_class == "row":
             inputs = [_in_rows(value, source, tile) for value, source in zip(inputs, node.inputs, strict=True)]
-            return op.kernel(*inputs, **attrs).reshape(-1)
+            found = op.kernel(*inputs, **attrs)
+            return found if node.type.space == "table" else found.reshape(-1)
         if op.op_class == "whole":
             inputs = [_shaped(value, source) for value, source in zip(inputs, node.inputs, strict=True)]
             return op.kernel(*inputs, **attrs).reshape(-1)

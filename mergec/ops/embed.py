@@ -1,8 +1,8 @@
 """Embed: rows of tables looked up by number, so that a tensor gets the rows of another vocabulary block by block.
 
-A *table* is a stored tensor of which rows are read as they are asked for. Which row of it goes where is an *index*: one
-number for each row of the result, -1 where the table gives nothing. As an attribute of a node it is text, runs of
-consecutive rows: `0+3 -2 7+1` is [0, 1, 2, -1, -1, 7].
+A *table* is a tensor of which rows are read, or computed (`ops/tables.py`), as they are asked for. Which row of it goes
+where is an *index*: one number for each row of the result, -1 where the table gives nothing. As an attribute of a node
+it is text, runs of consecutive rows: `0+3 -2 7+1` is [0, 1, 2, -1, -1, 7].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Table = Callable[[int, int], Tensor]
-    """(start, stop) -> the flat entries [start, stop) of a stored tensor, until the next call."""
+    """(start, stop) -> the flat entries [start, stop) of a tensor, until the next call."""
 
 INDEX_BYTES = 8  # what each row of an index takes in memory
 _RUN = re.compile(r"(\d*)([+-])(\d+)")
@@ -73,7 +73,13 @@ def _embedded(nodes: Sequence[Node], attrs: Mapping[str, Any]) -> tuple[tuple[in
     return (*before, *rows, *after), attrs["dtype"]
 
 
-@op("row", "table* -> weight", scratch_bytes=lambda node: 3 * node.type.item_bytes, gives=_embedded)
+def _scratch(node: Node) -> int:
+    """Rows that are read are cast; what computed ones need beside is of one table at a time."""
+    computed = any(table.op_class != "load" for table in node.inputs)
+    return (12 if computed else 3) * node.type.item_bytes
+
+
+@op("row", "table* -> weight", scratch_bytes=_scratch, gives=_embedded)
 def embed(*tables: Table, rows: tuple[str, ...], axis: int, width: int, dtype: str, tile: Tile) -> Tensor:
     """Each row from the one table whose index has it, the mean where several have, and zeros where none has.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import furthest, write_adapter
 from checkpoints import write_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -538,6 +539,99 @@ def test_truncate_takes_the_rows_that_all_have(three: Path) -> None:
     torch.testing.assert_close(found, (a[:21] + b[:21]) / 2)
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 21
     assert max(ids_of(out).values()) == 20  # <|im_end|> of `a` has lost its row
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["lm_head"], "use_dora": True},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    ],
+    ids=["lora", "dora", "saved"],
+)
+def test_rows_that_an_adapter_changes_are_put_in_order(config: dict[str, Any], three: Path) -> None:
+    """`b` with the adapter has its words in another order than the base, `a` tokens that it lacks."""
+    made = write_adapter(three / "b", three / "adapter", r=3, lora_alpha=6, **config)
+    models = ["base", "a", f"b+{three}/adapter"]
+    for source in ("union", "base"):
+        out = merge(three, models, f"out-{source}", tokenizer_source=source, base_model=three / "base")
+        for name in (EMBEDDING, HEAD):
+            adapted = {token: made[name][number].double() for token, number in ids_of(three / "b").items()}
+            rows = [rows_of(three / "base", name), rows_of(three / "a", name), adapted]
+            expected = oracle(rows, 0, list(ids_of(out)))
+            found = rows_of(out, name)
+            for token, row in expected.items():
+                torch.testing.assert_close(found[token], row, rtol=1e-5, atol=1e-6)
+    assert furthest({HEAD: made[HEAD]}, tensors_of(three / "b")) > 0.01
+
+
+def test_a_chat_adapter_goes_with_a_base_that_has_fewer_tokens(three: Path) -> None:
+    """The new tokens' rows are those of the adapted model, bit for bit as a run of that model alone has them."""
+    write_adapter(three / "a", three / "chat", r=4, lora_alpha=8, target_modules=["embed_tokens", "lm_head"])
+    alone = merge(three, [f"a+{three}/chat"], "alone", "passthrough", parameters={})
+    out = merge(three, ["base", f"a+{three}/chat"], tokenizer={"source": "union"}, parameters={"weight": 1.0})
+    for name in (EMBEDDING, HEAD):
+        adapted, found = rows_of(alone, name), rows_of(out, name)
+        assert torch.equal(found["<|im_end|>"], adapted["<|im_end|>"])
+        torch.testing.assert_close(found["w3"], (rows_of(three / "base", name)["w3"] + adapted["w3"]) / 2)
+
+
+@pytest.mark.parametrize("shape", [(), (21, 1), (3, 4)], ids=["one", "rows", "blocks"])
+def test_float8_rows_are_put_in_order_as_what_they_stand_for(shape: tuple[int, ...], three: Path) -> None:
+    tensors = load_file(three / "b" / "model.safetensors")
+    scales = {name: torch.rand(shape) + 0.5 for name in (EMBEDDING, HEAD)}
+    expected = {}
+    for name, scale in scales.items():
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        grid = {(3, 4): lambda one: one.repeat_interleave(8, 0)[:21].repeat_interleave(4, 1)}.get(
+            shape, lambda one: one
+        )
+        rows = tensors[name].double() * grid(scale).double()
+        expected[name] = {token: rows[number] for token, number in ids_of(three / "b").items()}
+    save_file({**tensors, **{f"{name}_scale_inv": one for name, one in scales.items()}}, three / "b/model.safetensors")
+    config = json.loads((three / "b/config.json").read_text())
+    scheme = {"quant_method": "fp8", "weight_block_size": [8, 4]}
+    (three / "b/config.json").write_text(json.dumps({**config, "quantization_config": scheme}))
+    out = merge(three, ["base", "b"], tokenizer_source="union", out_dtype="float32")
+    for name in (EMBEDDING, HEAD):
+        rows = [rows_of(three / "base", name), expected[name]]
+        assert_rows(rows_of(out, name), oracle(rows, None, list(ids_of(out))))
+
+
+def test_bytes_of_computed_rows_do_not_depend_on_tiles_or_workers(three: Path) -> None:
+    write_adapter(three / "b", three / "adapter", r=3, target_modules=["embed_tokens", "lm_head", "q_proj"])
+    recipe = write_recipe(
+        three,
+        "linear",
+        [three / "base", f"{three}/b+{three}/adapter"],
+        parameters={"weight": 1},
+        tokenizer_source="union",
+    )
+    plan = mergec.compile(recipe, workers=1)
+    plan.run(three / "one")
+    small = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, tile=16, workers=2))
+    mergec.api.adopt(small).run(three / "small")
+    name = "model.safetensors"
+    assert (three / "one" / name).read_bytes() == (three / "small" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("options", "dtypes"), [({"lora_merge_dtype": "bfloat16"}, "bfloat16"), ({}, "float32")])
+def test_computed_rows_are_rounded_where_the_recipe_says(options: dict[str, str], dtypes: str, three: Path) -> None:
+    write_adapter(three / "b", three / "adapter", r=3, target_modules=["lm_head"])
+    model = f"{three}/b+{three}/adapter"
+    alone = merge(three, [f"b+{three}/adapter"], "alone", "passthrough", parameters={})
+    recipe = write_recipe(
+        three,
+        "linear",
+        [three / "base", model],
+        parameters={"weight": 1},
+        tokenizer_source=str(three / "base"),
+        **options,
+    )
+    mergec.compile(recipe).run(three / "out")
+    rounded = {token: row.to(getattr(torch, dtypes)).double() for token, row in rows_of(alone, HEAD).items()}
+    assert_rows(rows_of(three / "out", HEAD), oracle([rows_of(three / "base", HEAD), rounded], None, WORDS))
 
 
 def test_a_stage_gives_its_tokens_and_template_to_the_next(three: Path) -> None:

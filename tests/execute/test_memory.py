@@ -210,6 +210,36 @@ def test_rows_of_shuffled_vocabularies_are_read_block_by_block(method: str, work
     assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
 
 
+@pytest.mark.parametrize("coded", [False, True])
+def test_rows_that_are_computed_are_made_block_by_block(coded: bool, tmp_path: Path) -> None:
+    """Rows of a float8 embedding with an adapter, in another order, and of another model: one tile of each."""
+    rows, width, rank = 24_000, 960, 4
+    for name, start in (("0", 0), ("1", 2_000)):
+        (tmp_path / name).mkdir()
+        table = torch.ones(rows, width, dtype=torch.bfloat16)
+        tensors = {"embed_tokens.weight": table, "lm_head.weight": table.clone()}
+        if coded:
+            tensors = {key: one.to(torch.float8_e4m3fn) for key, one in tensors.items()}
+            tensors |= {f"{key}_scale_inv": torch.ones(-(-rows // 16), width // 16) for key in list(tensors)}
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        vocabulary = {f"t{token}": row for row, token in enumerate(range(start, start + rows))}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+        scheme = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [16, 16]}}
+        (tmp_path / name / "config.json").write_text(json.dumps(scheme if coded else {}))
+    (tmp_path / "a").mkdir()
+    factors = {"A": (rank, width), "B": (rows, rank)}
+    made = {f"lm_head.lora_{part}.weight": torch.ones(size) / 100 for part, size in factors.items()}
+    made |= {"lm_head.lora_magnitude_vector": torch.ones(rows)}
+    save_file({f"base_model.model.{key}": one for key, one in made.items()}, tmp_path / "a/adapter_model.safetensors")
+    described = {"peft_type": "LORA", "r": rank, "lora_alpha": 1, "use_dora": True}
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps(described))
+    tokenizer = {"source": "union"}
+    recipe = write_recipe(tmp_path, "linear", ["0", "1+a"], parameters={"weight": 1.0}, tokenizer=tokenizer)
+    plan = mergec.compile(recipe, workers=1)
+    assert plan.memory.peak_bytes < 120 * MIB
+    assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
+
+
 @pytest.mark.parametrize("method", ["omp", "common_interpolation", "landmark_pca", "subword", "randn", "john_hewitt"])
 def test_another_tokenizer_takes_no_more_than_its_plan_states(method: str, tmp_path: Path) -> None:
     tokens = {"model": [f"a{number}" for number in range(12_000)]}

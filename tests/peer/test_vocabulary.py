@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import write_adapter
 from differential import Recipe, run_ours, run_peer
 from models import tensors_of
 from safetensors.torch import save_file
@@ -109,3 +110,13 @@ def test_rules_for_tokens(folder: Path, tmp_path: Path) -> None:
     rows = [tensors_of(tmp_path / name)[HEADS[0]] for name in ("ours", "peer")]
     assert rows[0].shape == rows[1].shape == (48, 16)
     torch.testing.assert_close(rows[0][-5:], rows[1][-5:])
+
+
+@pytest.mark.parametrize("modules", [["embed_tokens", "lm_head", "q_proj"], ["q_proj"]])
+def test_rows_that_an_adapter_changes(modules: list[str], folder: Path, tmp_path: Path) -> None:
+    """A chat adapter of a model with two tokens more; the peer has PEFT write the whole model first."""
+    write_adapter(folder / "a", tmp_path / "adapter", r=3, lora_alpha=6, target_modules=modules)
+    models = [{"model": one} for one in (f"{folder}/a+{tmp_path}/adapter", str(folder / "b"))]
+    recipe = recipe_for("linear", folder, models=models, tokenizer={"source": "union"})
+    ours, peer = both(recipe, tmp_path)
+    assert_near(ours, peer, 1e-6)
