@@ -17,6 +17,7 @@ Runs: TypeAlias = "Sequence[tuple[int, int]]"
 
 GATHERED = 96 << 10
 """How many entries are gathered at the most: with their indices they take 12 bytes each."""
+_FEW = 48 << 10  # entries gathered in a bracket: of a tensor there are several
 _RUN = 1 << 13
 _LEAST, _MOST = 1 << 16, 1 << 17  # entries of a sample
 _DEVIATIONS = 3.5  # of a sample's share, between the guess and the ends of its bracket
@@ -84,7 +85,7 @@ class Bracket:
         low = int(ordered[first]) if first >= 0 else 0
         high = int(ordered[last]) if last < size else int(np.iinfo(sample.dtype).max)
         between = int(((sample > low) & (sample < high)).sum())
-        return cls(low, high, between > 0) if between * entries < GATHERED * 0.9 * size else None
+        return cls(low, high, between > 0) if between * entries < _FEW * 0.9 * size else None
 
     def update(self, bits: Tensor, start: int, entries: int) -> None:
         """Count a tile's bits; it begins at entry `start` of so many."""
@@ -105,7 +106,7 @@ class Bracket:
     def _gather(self, values: Any, found: Any, start: int) -> None:
         number = _count(found)
         self._number += number
-        if self._gathered is None or self._number > GATHERED:
+        if self._gathered is None or self._number > _FEW:
             self._gathered = None
         elif number:
             places = indices(found)

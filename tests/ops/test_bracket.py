@@ -16,7 +16,7 @@ ENTRIES = 5000
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"GATHERED": 200, "_LEAST": 512, "_MOST": 512, "_RUN": 32, "_GROUPS": 8}.items():
+    for name, value in {"GATHERED": 200, "_FEW": 200, "_LEAST": 512, "_MOST": 512, "_RUN": 32, "_GROUPS": 8}.items():
         monkeypatch.setattr(bracket, name, value)
 
 
