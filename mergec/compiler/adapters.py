@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from mergec.compiler.names import few, is_head, natural
+from mergec.compiler.names import few, has_vocabulary, is_head, natural
 from mergec.compiler.source import Adapted, Shifted, Source
 from mergec.errors import InputError, near
 from mergec.io.adapter import ADAPTER_PREFIX, AdapterConfig
@@ -41,6 +42,7 @@ def adapted(
     result = dict(model)
     for target, ref in replaced.items():
         result[place[target]] = _replaced(name, ref, place[target], model[place[target]])
+    _check_rows(name, model, result)
     for module, change in changes.items():
         target = place[f"{module}.weight"]
         result[target] = _adapted(name, config, module, change, result[target])
@@ -108,10 +110,23 @@ def _placed(name: str, targets: Iterable[str], model: Mapping[str, Source]) -> d
 
 
 def _replaced(name: str, ref: TensorRef, target: str, old: Source) -> TensorRef:
-    if ref.shape != old.shape:
+    has_other_tokens = has_vocabulary(target) and ref.shape[:1] and ref.shape[1:] == old.shape[1:]
+    if ref.shape != old.shape and not has_other_tokens:
         what = f"the adapter '{name}' replaces {target} of shape {list(old.shape)} by one of {list(ref.shape)}"
-        raise InputError("E343", what, "resize the model's vocabulary first, if the adapter was trained with more")
+        raise InputError("E343", what, "is it of this model?")
     return ref
+
+
+def _check_rows(name: str, model: Mapping[str, Source], result: Mapping[str, Source]) -> None:
+    """That an adapter which was trained with more tokens has all tensors with a row for each."""
+    changed = {one.shape[0]: target for target, one in result.items() if one.shape != model[target].shape}
+    for rows, target in changed.items():
+        before = model[target].shape[0]
+        for other, one in result.items():
+            if has_vocabulary(other) and one.shape[:1] == (before,):
+                what = f"the adapter '{name}' replaces {target} by one of {rows:,} rows, and {other} keeps {before:,}"
+                hint = "train it with modules_to_save for both, or resize the model's vocabulary first"
+                raise InputError("E343", what, hint)
 
 
 def _adapted(name: str, config: AdapterConfig, module: str, change: _Change, weight: Source) -> Adapted:
@@ -159,3 +174,13 @@ def _shifted(name: str, config: AdapterConfig, module: str, change: TensorRef, b
         what = f"the adapter '{name}' has {change.name} of shape {list(change.shape)}, expected {list(bias.shape)}"
         raise InputError("E343", what, "is it of this model?")
     return Shifted(bias.name, bias.dtype, bias.shape, bias, change, config.scale(module))
+
+
+def config_with_rows(config: Mapping[str, Any] | None, before: int, after: int) -> Mapping[str, Any] | None:
+    """A model's config where an adapter has given its embedding another number of rows."""
+    if config is None or before == after:
+        return config
+    text = config.get("text_config")
+    nested = {"text_config": config_with_rows(text, before, after)} if isinstance(text, dict) else {}
+    own = {"vocab_size": after} if config.get("vocab_size") == before else {}
+    return {**config, **nested, **own}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from mergec.compiler.adapters import adapted
+from mergec.compiler.adapters import adapted, config_with_rows
 from mergec.compiler.names import (
     Layer,
     few,
@@ -183,7 +183,9 @@ def _with_adapter(model: Model, name: str, adapter: Checkpoint, found: str) -> M
     files = {file.path: file for file in (*model.checkpoint.files, *adapter.files)}
     joined = replace(model.checkpoint, files=tuple(files.values()), side_files=_side_files(model.checkpoint, adapter))
     use = ModelUse("adapter", name, adapter.origin, found)
-    return replace(model, checkpoint=joined, sources=sources, beside=(use,))
+    made = replace(model, checkpoint=joined, sources=sources, beside=(use,))
+    before, after = (one.embedding.shape[0] if one.embedding else 0 for one in (model, made))
+    return replace(made, checkpoint=replace(joined, config=config_with_rows(joined.config, before, after)))
 
 
 def _side_files(base: Checkpoint, adapter: Checkpoint) -> Mapping[str, str]:

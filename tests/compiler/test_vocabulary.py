@@ -577,6 +577,30 @@ def test_a_chat_adapter_goes_with_a_base_that_has_fewer_tokens(three: Path) -> N
         torch.testing.assert_close(found["w3"], (rows_of(three / "base", name)["w3"] + adapted["w3"]) / 2)
 
 
+def test_an_adapter_may_bring_tokens_that_its_base_lacks(three: Path) -> None:
+    """Saved modules with a row more for each token it was trained with, and its tokenizer."""
+    saved = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    made = write_adapter(three / "a", three / "chat", **saved)
+    word_tokenizer(WORDS, CHAT, eos_token="</s>").save_pretrained(three / "chat")
+    out = merge(three, ["base", f"base+{three}/chat"], tokenizer={"source": "union"})
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == 22
+    for name in (EMBEDDING, HEAD):
+        assert made[name].shape[0] == 22
+        adapted = {token: made[name][number].double() for token, number in ids_of(three / "a").items()}
+        assert_rows(rows_of(out, name), oracle([rows_of(three / "base", name), adapted], None, list(ids_of(out))))
+    alone = merge(three, [f"base+{three}/chat"], "alone", "passthrough", parameters={})
+    assert json.loads((alone / "config.json").read_text())["vocab_size"] == 22
+    assert torch.equal(tensors_of(alone)[HEAD], made[HEAD])
+    with pytest.raises(RecipeError, match="E321"):
+        merge(three, ["base", f"base+{three}/chat"], "refused")
+
+
+def test_an_adapter_with_more_rows_in_one_of_two_tensors_is_refused(three: Path) -> None:
+    write_adapter(three / "a", three / "chat", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    with pytest.raises(RecipeError, match=r"E343.*by one of 22 rows, and lm_head.weight keeps 20"):
+        merge(three, [f"base+{three}/chat"], "out", "passthrough", parameters={})
+
+
 @pytest.mark.parametrize("shape", [(), (21, 1), (3, 4)], ids=["one", "rows", "blocks"])
 def test_float8_rows_are_put_in_order_as_what_they_stand_for(shape: tuple[int, ...], three: Path) -> None:
     tensors = load_file(three / "b" / "model.safetensors")
