@@ -17,7 +17,7 @@ from mergec.ops.embed import embed, index_text
 from mergec.ops.magnify import magnify
 from mergec.ops.tables import adapt_rows, magnify_rows, round_rows, stretch_rows
 
-COUNT, COLUMNS, RANK = 3 * ROWS + 5, 70, 9
+COUNT, COLUMNS, RANK = 3 * ROWS + 5, 7, 9  # with 7 columns a row's last bits depend on its place in a block
 TILES = (1, 2 * ROWS * COLUMNS, EVERYTHING)
 
 
@@ -63,7 +63,7 @@ def test_adapted_rows(tile: int, transposed: bool, with_lengths: bool) -> None:
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("block", [(COUNT, COLUMNS), (1, COLUMNS), (16, 16), (7, 11)])
+@pytest.mark.parametrize("block", [(COUNT, COLUMNS), (1, COLUMNS), (16, 16), (7, 4)])
 def test_rows_times_the_scales_of_their_blocks(tile: int, block: tuple[int, int]) -> None:
     torch.manual_seed(0)
     coded = (torch.randn(COUNT, COLUMNS) * 8).to(torch.float8_e4m3fn)
@@ -77,8 +77,8 @@ def test_rows_times_the_scales_of_their_blocks(tile: int, block: tuple[int, int]
     )
     for place, row in enumerate(index()):
         if row >= 0:
-            expected = float(coded[row, 40]) * float(scales[row // block[0], 40 // block[1]])
-            assert float(found[place, 40]) == pytest.approx(expected, rel=1e-6)
+            expected = float(coded[row, 5]) * float(scales[row // block[0], 5 // block[1]])
+            assert float(found[place, 5]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_rows_are_rounded() -> None:
