@@ -38,6 +38,10 @@ def adapted(
     """
     changes, replaced = _sorted(name, stored)
     targets = {f"{module}.weight" for module in changes} | replaced.keys()
+    heads = [target for target in targets if is_head(target)]
+    if is_tied and heads:
+        what = f"the adapter '{name}' changes {heads[0]}, which the model's config ties to its input embedding"
+        raise InputError("E342", what, "merge the adapter into an untied copy of the model")
     place = _placed(name, targets, model)
     result = dict(model)
     for target, ref in replaced.items():
@@ -49,10 +53,6 @@ def adapted(
         if "bias" in change.parts:
             bias = f"{target.removesuffix('weight')}bias"
             result[bias] = _shifted(name, config, module, change.parts["bias"], result.get(bias))
-    heads = [target for target in place.values() if is_head(target)]
-    if is_tied and heads:
-        what = f"the adapter '{name}' changes {heads[0]}, which the model's config ties to its input embedding"
-        raise InputError("E342", what, "merge the adapter into an untied copy of the model")
     return result
 
 

@@ -271,4 +271,5 @@ def test_a_tensor_that_fits_nowhere_is_an_error(
 def test_a_tied_head_is_not_adapted_behind_the_models_back(family: Families, tmp_path: Path) -> None:
     base = family("qwen2").base
     write_adapter(base, tmp_path / "a", "qwen2", r=4, target_modules=["q_proj", "lm_head"])
-    assert "lm_head.weight" in message(write_recipe(tmp_path, "passthrough", [f"{base}+a"]))
+    expected = "changes lm_head.weight, which the model's config ties to its input embedding; hint: merge the adapter"
+    assert expected in message(write_recipe(tmp_path, "passthrough", [f"{base}+a"]))
