@@ -14,6 +14,7 @@ import click
 
 from mergec.errors import MergecError, RecipeError, count
 
+INTERRUPTED = 130
 # command -> module of mergec.cli that defines it; a module is imported only when its command runs
 _COMMANDS = {
     "new": ("recipes", "print a commented recipe for a method"),
@@ -84,6 +85,10 @@ def main(argv: list[str] | None = None) -> None:
     gc.disable()  # a plan is a million small values without cycles, and so are modules: looking for cycles is waste
     try:
         code = _run(argv)
+        if code == INTERRUPTED:  # a worker may still be in torch, which ends badly when the interpreter is taken away
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         gc.freeze()  # nor is there any use in a last look at all that torch has made, half a second long
         sys.exit(code)
     except BrokenPipeError:  # the reader of a pipe went away: nothing is left to say
@@ -120,4 +125,4 @@ def _run(argv: list[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        return 130
+        return INTERRUPTED
