@@ -41,7 +41,8 @@ def plan(
     if force and not html:
         raise click.UsageError("--force goes with --html")
     from mergec.compiler import draw, text
-    from mergec.compiler.compile import analyse, compile_analysis
+    from mergec.compiler.analyse import analyse
+    from mergec.compiler.compile import compile_analysis
     from mergec.compiler.lint import lint
     from mergec.recipe.load import read_document
 
@@ -103,7 +104,8 @@ def explain(
     if (as_csv and as_json) or (pattern is None and (parameters or as_csv or as_json)):
         raise click.UsageError("--param, and one of --csv and --json, go with --table")
     from mergec.compiler import tabulate, text
-    from mergec.compiler.compile import analyse, compile_analysis
+    from mergec.compiler.analyse import analyse
+    from mergec.compiler.compile import compile_analysis
     from mergec.recipe.load import read_document
 
     all_overrides = with_seed(overrides, seed)

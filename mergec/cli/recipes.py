@@ -32,7 +32,8 @@ def check(
     recipes: tuple[Path, ...], overrides: tuple[tuple[str, str], ...], seed: int | None, as_json: bool, **values: Any
 ) -> int:
     """Say everything that is wrong with each RECIPE and its inputs. Reads headers, never weights."""
-    from mergec.compiler.compile import analyse, compile_with_remarks
+    from mergec.compiler.analyse import analyse
+    from mergec.compiler.compile import compile_with_remarks
     from mergec.compiler.lint import lint
     from mergec.errors import RecipeError, count
     from mergec.recipe.load import read_document

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mergec.compiler.analysis import Analysis
 from mergec.compiler.biases import BIASES
-from mergec.compiler.compile import Analysis
 from mergec.compiler.names import few, natural
 from mergec.errors import Problem, count
 

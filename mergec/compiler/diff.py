@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from mergec.compiler.compile import analyse, compile_analysis
+from mergec.compiler.analyse import analyse
+from mergec.compiler.compile import compile_analysis
 from mergec.compiler.idle import Idle, why_idle
 from mergec.compiler.resolved import Setting
 from mergec.compiler.schedule import Options

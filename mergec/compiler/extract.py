@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mergec.compiler.compile import all_models, analyse, compile_analysis, lowered_of
+from mergec.compiler.analyse import analyse
+from mergec.compiler.analysis import all_models
+from mergec.compiler.compile import compile_analysis, lowered_of
 from mergec.compiler.inventory import Model, is_staged, line_up, open_model
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import few, is_embedding

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mergec.compiler.compile import Analysis
+from mergec.compiler.analysis import Analysis
 from mergec.compiler.configs import disagreements, uneven_biases
 from mergec.compiler.lower import Values
 from mergec.compiler.names import fold, is_behind

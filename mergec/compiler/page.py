@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from mergec.compiler.analysis import Analysis, Part
 from mergec.compiler.arrange import arrange
-from mergec.compiler.compile import Analysis, Part
 from mergec.compiler.lower import Values
 from mergec.compiler.names import Folded, few, folded, natural
 from mergec.compiler.resolved import resolve_all

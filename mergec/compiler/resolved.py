@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mergec.compiler.compile import Analysis, Part
+from mergec.compiler.analysis import Analysis, Part
 from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import Values, filters_of, resolve_tensor
 from mergec.compiler.source import refs_of

@@ -10,7 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from mergec.compiler.compile import Analysis, analyse, compile_analysis
+from mergec.compiler.analyse import analyse
+from mergec.compiler.analysis import Analysis
+from mergec.compiler.compile import compile_analysis
 from mergec.compiler.resolved import Setting, settings_by_tensor
 from mergec.compiler.saved import Headers, locked_models, planned_models
 from mergec.compiler.schedule import Options

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from mergec.compiler.analysis import Analysis
 from mergec.compiler.inventory import STAGE, Model
 from mergec.compiler.lower import stored_dtype
 from mergec.compiler.sidefiles import file_text, result_config
@@ -12,9 +12,6 @@ from mergec.compiler.tokenizer import rewritten
 from mergec.errors import Place
 from mergec.io.checkpoint import DATA, Checkpoint, is_tokenizer_file
 from mergec.io.tensors import ITEM_BYTES, TensorRef
-
-if TYPE_CHECKING:
-    from mergec.compiler.compile import Analysis
 
 
 def stage_model(name: str, place: Place, analysis: Analysis) -> Model:

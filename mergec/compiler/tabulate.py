@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from mergec.compiler.compile import Analysis, Part
+from mergec.compiler.analysis import Analysis, Part
 from mergec.compiler.lower import scopes_of
 from mergec.compiler.resolved import resolve_all
 from mergec.compiler.text import table, value_text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergec.compiler.align import OWN
-from mergec.compiler.compile import Analysis
+from mergec.compiler.analysis import Analysis
 from mergec.compiler.inventory import STAGE, is_staged
 from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import few

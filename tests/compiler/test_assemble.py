@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from recipes_fixtures import CONFIG, SHAPES, mergec, tensors_of, write_model
 
-from mergec.compiler.compile import analyse, compile_recipe
+from mergec.compiler.analyse import analyse
+from mergec.compiler.compile import compile_recipe
 from mergec.compiler.text import explain_text
 from mergec.keys import plan_keys
 from mergec.recipe.load import read_document

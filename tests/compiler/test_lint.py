@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from recipes_fixtures import mergec, write_family
 
-from mergec.compiler.compile import analyse
+from mergec.compiler.analyse import analyse
 from mergec.compiler.lint import lint
 from mergec.ops.registry import methods
 from mergec.recipe.document import parse

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from recipes_fixtures import mergec, write_family, write_model
 
-from mergec.compiler.compile import Analysis, analyse, compile_analysis
+from mergec.compiler.analyse import analyse
+from mergec.compiler.analysis import Analysis
+from mergec.compiler.compile import compile_analysis
 from mergec.compiler.page import page_facts, page_html
 from mergec.compiler.schedule import Options
 from mergec.compiler.text import plan_text

@@ -11,7 +11,8 @@ import pytest
 from browser import Browser, Page, browser, find_chromium
 from recipes_fixtures import mergec, write_model
 
-from mergec.compiler.compile import analyse, compile_analysis
+from mergec.compiler.analyse import analyse
+from mergec.compiler.compile import compile_analysis
 from mergec.compiler.schedule import Options
 from mergec.compiler.text import members
 from mergec.graph import listing, walk

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from recipes_fixtures import mergec, safetensors_bytes, tensors_of, write_model
 
-from mergec.compiler.compile import analyse, compile_recipe
+from mergec.compiler.analyse import analyse
+from mergec.compiler.compile import compile_recipe
 from mergec.compiler.text import explain_text
 from mergec.errors import RecipeError
 from mergec.planfile import plan_json, read_plan

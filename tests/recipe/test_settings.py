@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipes_fixtures import CONFIG, SHAPES, mergec, write_model
 
-from mergec.compiler.compile import analyse
+from mergec.compiler.analyse import analyse
 from mergec.compiler.resolved import resolve_all
 from mergec.errors import Place
 from mergec.ops.registry import methods
