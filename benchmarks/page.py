@@ -234,6 +234,7 @@ def _plot(path: Path, log: Log, sizes: Sequence[str]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
+    sizes = [size for size in sizes if any(_usual(log, size, method, "mergekit") for method in METHODS)]
     shown = [method for method in METHODS if any(_usual(log, size, method, "mergekit") for size in sizes)]
     figure, axes = pyplot.subplots(figsize=(9, 4), dpi=110, facecolor="white")
     for position, size in enumerate(sizes):

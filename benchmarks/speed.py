@@ -114,6 +114,8 @@ class Family:
     mecha: Path | None = None
     """The Python that has sd-mecha."""
     compiled: set[tuple[str, ...]] = field(default_factory=set)
+    made: dict[str, list[str]] = field(default_factory=dict)
+    """The command that made what lies in each tool's folder, as far as it was run now."""
 
     def command(self, tool: str, method: str, labels: str, workers: int) -> list[str]:
         name = f"{method}-{len(labels)}.yml"
@@ -141,6 +143,7 @@ class Family:
         shutil.rmtree(self.folder / tool, ignore_errors=True)
         load = os.getloadavg()[0]
         found = measure(command, self.folder)
+        self.made[tool] = command
         last = found.output.strip().rpartition("\n")[2]
         work = json.loads(last)["seconds"] if tool != "mergekit" else 0.0
         figures = (found.seconds, found.cpu_seconds, found.anonymous_mib, found.peak_mib, load, work)
@@ -155,7 +158,8 @@ class Family:
     def compare(self, method: str) -> None:
         """How far mergec's result is from the peer's when it is asked for the peer's arithmetic."""
         fact = f"{self.size} {method} apart"
-        if fact in self.log.facts or not (self.folder / "mergekit").exists():
+        labels = METHODS[method][0]
+        if fact in self.log.facts or self.made.get("mergekit") != self.command("mergekit", method, labels, 0):
             return
         path = self.folder / f"{method}-compat.yml"
         text = recipe(method, METHODS[method][0], METHODS[method][1], base=method not in ("passthrough", "linear"))
@@ -167,8 +171,13 @@ class Family:
     def compare_mecha(self, method: str) -> None:
         """How far mergec's result is from sd-mecha's."""
         fact = f"{self.size} {method} apart from sd-mecha"
-        if fact not in self.log.facts and all((self.folder / tool).exists() for tool in ("mergec", "sd-mecha")):
-            self.log.note(fact, apart(share_apart, self.folder / "mergec", self.folder / "sd-mecha"))
+        ours, theirs = (self.command(tool, method, METHODS[method][0], 0) for tool in ("mergec", "sd-mecha"))
+        if fact in self.log.facts or self.made.get("sd-mecha") != theirs:
+            return
+        if self.made.get("mergec") != ours:  # its runs were kept by an earlier call
+            measure(ours, self.folder)
+            self.made["mergec"] = ours
+        self.log.note(fact, apart(share_apart, self.folder / "mergec", self.folder / "sd-mecha"))
 
 
 def share_apart(ours: Path, theirs: Path) -> float:
