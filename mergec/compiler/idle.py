@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mergec.compiler.lower import scopes_of
 from mergec.compiler.resolved import Setting
 from mergec.compiler.sides import Side
+from mergec.compiler.values import scopes_of
 from mergec.recipe.compare import ABSENT, Change
 from mergec.recipe.settings import Choice, Resolved
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from mergec.compiler.analysis import Analysis
 from mergec.compiler.configs import disagreements, uneven_biases
-from mergec.compiler.lower import Values
 from mergec.compiler.names import fold, is_behind
 from mergec.compiler.resolved import resolve_all
 from mergec.compiler.source import Adapted
+from mergec.compiler.values import Values
 from mergec.errors import Place, Problem, count
 from mergec.recipe.bound import Input
 from mergec.recipe.settings import Choice, Resolved

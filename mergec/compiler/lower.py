@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mergec.compiler.inventory import STAGE, Inventory, is_staged
-from mergec.compiler.names import fold, is_head
+from mergec.compiler.names import fold
 from mergec.compiler.passes import rewrite
 from mergec.compiler.source import Derived, Embedded, Loader, Source, promoted, refs_of, slots_for, structure_of
+from mergec.compiler.values import Starts, UnsetError, Values, filters_of, resolve_tensor, starts_of
 from mergec.errors import Place, Problem, count
 from mergec.graph import Graph, Node, slots_of
 from mergec.io.artifact import SHARED_FILE, expert_file, part_name
@@ -23,10 +24,10 @@ from mergec.io.tensors import FLOATS, TensorRef
 from mergec.ops.artifact import Artifact, pieces
 from mergec.ops.basic import cast, diff
 from mergec.ops.parts import gate
-from mergec.ops.registry import Arithmetic, Draw, Parameter, ParameterError
-from mergec.recipe.bound import Bound, Input
+from mergec.ops.registry import Arithmetic, Draw, ParameterError
+from mergec.recipe.bound import Bound
 from mergec.recipe.schema import Recipe
-from mergec.recipe.settings import Choice, FractionError, NoValueError, Resolved, Scope, resolve
+from mergec.recipe.settings import FractionError, Resolved
 
 
 @dataclass(frozen=True)
@@ -62,51 +63,6 @@ class _Root:
     slots: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Values:
-    """The resolved settings of one tensor; per-model ones have one entry per model beside the base, in order."""
-
-    resolved: Mapping[str, Resolved | tuple[Resolved, ...]]
-
-    def plain(self) -> dict[str, Any]:
-        return {
-            name: found.value if isinstance(found, Resolved) else tuple(one.value for one in found)
-            for name, found in self.resolved.items()
-        }
-
-
-def resolve_tensor(bound: Bound, name: str, row: Sequence[Source], t: float) -> Values:
-    """Every parameter's value for one output tensor. Raises NoValueError for the first required one without a value.
-
-    Settings of a model are filtered by that model's tensor name, shared ones by the output's; an embedding that
-    stands in for a tied head goes by the head's name.
-    """
-    shared = Scope(bound.settings, name)
-    pairs = zip(bound.inputs, row, strict=True)
-    models = [(one, Scope(one.settings, name if is_head(name) else ref.name)) for one, ref in pairs if not one.is_base]
-    return Values(
-        {
-            parameter.name: tuple(_resolve(parameter, [own, shared], t, one) for one, own in models)
-            if parameter.per_model
-            else _resolve(parameter, [shared], t, None)
-            for parameter in bound.method.parameters.values()
-        }
-    )
-
-
-class _UnsetError(NoValueError):
-    def __init__(self, parameter: Parameter, input: Input | None) -> None:
-        self.parameter, self.input = parameter, input
-
-
-def _resolve(parameter: Parameter, scopes: list[Scope], t: float, input: Input | None) -> Resolved:
-    try:
-        return resolve(parameter, scopes, t)
-    except NoValueError:
-        raise _UnsetError(parameter, input) from None
-
-
-Starts: TypeAlias = tuple[int, ...]
 Staged: TypeAlias = Mapping[TensorRef, Lowered]
 """What stages have made of tensors that lie in no file."""
 Parts: TypeAlias = Sequence[tuple[Bound, Inventory]]
@@ -227,12 +183,11 @@ class _Lowering:
         """The graphs of one tensor; None, and a note of the reason, where its settings do not allow one."""
         try:
             values = resolve_tensor(self.bound, name, row, t)
-        except _UnsetError as unset:
+        except UnsetError as unset:
             self._shared.refuse(self._unset_problem(unset), name)
             return None
         except FractionError as error:
-            for problem in FractionError(error.choice, error.value, error.t, " (for {})").problems:
-                self._shared.refuse(problem, name)
+            self._shared.refuse(replace(error.problem, what=f"{error.problem.what} (for {{}})"), name)
             return None
         try:
             return self._build(row, staged, values.plain(), starts)
@@ -331,7 +286,7 @@ class _Lowering:
                 return one.choice.place
         return self.bound.recipe.document.place(("merge_method",))
 
-    def _unset_problem(self, unset: _UnsetError) -> Problem:
+    def _unset_problem(self, unset: UnsetError) -> Problem:
         name = unset.parameter.name
         if unset.input is None:
             place, whom = self.bound.recipe.document.place(("merge_method",)), ""
@@ -352,42 +307,6 @@ def _lowered(name: str, row: Mapping[int, TensorRef], root: _Root, shape: tuple[
         return Lowered(name, root.node, sources)
     stored = tuple((f"{name}.{piece}", shape) for piece, shape in pieces(root.part, shape, root.node.type))
     return Lowered(part_name(root.file, name, root.part), root.node, sources, root.file, name, stored)
-
-
-def scopes_of(bound: Bound) -> list[Mapping[str, tuple[Choice, ...]]]:
-    """Everywhere that settings stand: for all models, and for each."""
-    return [bound.settings, *(one.settings for one in bound.inputs)]
-
-
-def starts_of(bound: Bound, inventory: Inventory) -> dict[str, Starts]:
-    """Where each model's numbers begin for each tensor, in the order in which mergekit draws: by the tensors' names.
-
-    A model whose density keeps everything draws nothing; where ranks are drawn for, one that keeps nothing neither.
-    """
-    found: dict[str, Starts] = {}
-    position = 0
-    draws_for_none = "epsilon" not in bound.method.parameters
-    for name in sorted(inventory.rows, key=lambda name: max(ref.name for ref in inventory.rows[name])):
-        row = inventory.rows[name]
-        if row[0].dtype not in FLOATS:
-            continue
-        try:
-            densities = resolve_tensor(bound, name, row, inventory.t(name)).plain()["density"]
-        except (NoValueError, FractionError):  # which is said when the tensor's graph is made
-            continue
-        starts = []
-        for density in densities:
-            starts.append(position)
-            if density < 1 and (density > 0 or draws_for_none):
-                position += row[0].numel
-        found[name] = tuple(starts)
-    return found
-
-
-def filters_of(bound: Bound) -> set[str]:
-    """Every filter of the settings."""
-    choices = (choice for scope in scopes_of(bound) for setting in scope.values() for choice in setting)
-    return {choice.filter for choice in choices if choice.filter is not None}
 
 
 def stored_dtype(recipe: Recipe, row: Sequence[Source]) -> str:

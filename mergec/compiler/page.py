@@ -13,7 +13,6 @@ from typing import Any
 
 from mergec.compiler.analysis import Analysis, Part
 from mergec.compiler.arrange import arrange
-from mergec.compiler.lower import Values
 from mergec.compiler.names import Folded, few, folded, natural
 from mergec.compiler.resolved import resolve_all
 from mergec.compiler.tabulate import written
@@ -31,6 +30,7 @@ from mergec.compiler.text import (
     value_text,
     work_rows,
 )
+from mergec.compiler.values import Values
 from mergec.errors import count, size_text
 from mergec.graph import lines, walk
 from mergec.io.page import MARK

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from mergec.compiler.analysis import Analysis, Part
 from mergec.compiler.inventory import STAGE, is_staged
-from mergec.compiler.lower import Values, filters_of, resolve_tensor
 from mergec.compiler.source import refs_of
+from mergec.compiler.values import Values, filters_of, resolve_tensor
 from mergec.io.tensors import FLOATS
 from mergec.recipe.settings import Resolved
 

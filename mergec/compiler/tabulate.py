@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from mergec.compiler.analysis import Analysis, Part
-from mergec.compiler.lower import scopes_of
 from mergec.compiler.resolved import resolve_all
 from mergec.compiler.text import table, value_text
+from mergec.compiler.values import scopes_of
 from mergec.errors import UsageError, did_you_mean
 from mergec.recipe.bound import Input
 from mergec.recipe.settings import Resolved

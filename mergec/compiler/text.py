@@ -10,10 +10,10 @@ from typing import Any
 from mergec.compiler.align import OWN
 from mergec.compiler.analysis import Analysis
 from mergec.compiler.inventory import STAGE, is_staged
-from mergec.compiler.lower import resolve_tensor
 from mergec.compiler.names import few
 from mergec.compiler.schedule import evaluated_bytes, inside
 from mergec.compiler.source import Embedded, refs_of
+from mergec.compiler.values import resolve_tensor
 from mergec.errors import UsageError, count, did_you_mean, path_text, size_text
 from mergec.graph import Node, listing
 from mergec.io.tensors import FLOATS, TensorRef

@@ -76,10 +76,10 @@ class Resolved(NamedTuple):
 class FractionError(RecipeError):
     """The gradient of a whole number has a fraction at some place of the layer stack."""
 
-    def __init__(self, choice: Choice, value: float, t: float, where: str = "") -> None:
-        self.choice, self.value, self.t = choice, value, t
-        what = f"the gradient is {value:g} at t = {t:g}{where}, expected a whole number"
-        super().__init__([Problem(choice.place, "E205", what, "write a knot for each layer")])
+    def __init__(self, choice: Choice, value: float, t: float) -> None:
+        what = f"the gradient is {value:g} at t = {t:g}, expected a whole number"
+        self.problem = Problem(choice.place, "E205", what, "write a knot for each layer")
+        super().__init__([self.problem])
 
 
 class NoValueError(LookupError):

@@ -117,6 +117,7 @@ def test_tiles_and_workers_leave_no_mark(family: Callable[..., Family], tmp_path
             "error[E130]: mergekit draws nothing for ties that could be drawn again",
         ),
         ({"rules": [{"match": "*", "keep": True}]}, "error[E130]: found 'random_order' beside 'rules'"),
+        ({"tensors": "union"}, "error[E130]: found 'random_order' beside 'tensors'"),
     ],
 )
 def test_where_it_cannot_hold_it_is_refused(
@@ -128,3 +129,13 @@ def test_where_it_cannot_hold_it_is_refused(
     called = command("check", tmp_path / "r.yml")
     assert called.code == 2
     assert said in called.err
+
+
+def test_a_setting_that_is_not_there_is_said_all_the_same(family: Callable[..., Family], tmp_path: Path) -> None:
+    made = family("llama", torch.float32)
+    recipe = {"merge_method": "dare_ties", "base_model": str(made.base), "models": [{"model": str(made.a)}]}
+    recipe |= {"parameters": {"density": 0.5}, "compat": "mergekit", "random_order": "mergekit"}
+    (tmp_path / "r.yml").write_text(json.dumps(recipe))
+    called = command("check", tmp_path / "r.yml")
+    assert called.code == 2
+    assert "error[E201]: dare_ties needs a 'weight'" in called.err

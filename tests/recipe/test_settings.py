@@ -239,5 +239,7 @@ def test_a_fraction_between_layers_is_said_with_the_tensors_it_is_of(
         "merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: [1, 4]}\n"
     )
     called = mergec("check", "r.yml")
-    assert called.err.startswith("r.yml:3:24: error[E205]: the gradient is 2.5 at t = 0.5 (for ")
+    assert called.err.startswith(
+        "r.yml:3:24: error[E205]: the gradient is 2.5 at t = 0.5, expected a whole number (for "
+    )
     assert called.code == 2
