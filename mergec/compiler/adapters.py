@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from mergec.compiler.names import few, has_vocabulary, is_head, natural
 from mergec.compiler.source import Adapted, Shifted, Source
@@ -174,13 +173,3 @@ def _shifted(name: str, config: AdapterConfig, module: str, change: TensorRef, b
         what = f"the adapter '{name}' has {change.name} of shape {list(change.shape)}, expected {list(bias.shape)}"
         raise InputError("E343", what, "is it of this model?")
     return Shifted(bias.name, bias.dtype, bias.shape, bias, change, config.scale(module))
-
-
-def config_with_rows(config: Mapping[str, Any] | None, before: int, after: int) -> Mapping[str, Any] | None:
-    """A model's config where an adapter has given its embedding another number of rows."""
-    if config is None or before == after:
-        return config
-    text = config.get("text_config")
-    nested = {"text_config": config_with_rows(text, before, after)} if isinstance(text, dict) else {}
-    own = {"vocab_size": after} if config.get("vocab_size") == before else {}
-    return {**config, **nested, **own}

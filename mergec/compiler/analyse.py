@@ -11,7 +11,7 @@ from mergec.compiler.align import Alignment
 from mergec.compiler.analysis import Analysis, Part
 from mergec.compiler.assemble import assemble
 from mergec.compiler.experts import like_others
-from mergec.compiler.inventory import Model, add_adapter, line_up, open_models
+from mergec.compiler.inventory import Model, add_adapter, exists, line_up, open_models
 from mergec.compiler.mixture import mixture
 from mergec.compiler.prefixes import called_alike
 from mergec.compiler.stages import stage_model
@@ -74,7 +74,8 @@ class _Reader:
         if any(problem.is_error for problem in problems):
             return None
         parts, problems = _assembled(recipe, bounds, models, chosen.alignment if chosen else None)
-        self.problems += [one for one in problems if one.code != "E321" or chosen or recipe.vocabulary is None]
+        is_asked = recipe.vocabulary is not None and chosen is None  # and what stood in the way of it was said
+        self.problems += [one for one in problems if not (is_asked and one.code == "E321")]
         if not parts or problems:
             return None
         needed: dict[str, Analysis] = {}
@@ -85,9 +86,9 @@ class _Reader:
 
     def _stage_of(self, reference: str, folder: Path) -> str | None:
         """The stage that a reference names, with an adapter or without; what exists is no stage with an adapter."""
-        stage = reference.partition("+")[0]
-        is_whole = stage == reference or not any((start / reference).exists() for start in (folder, Path()))
-        return stage if stage in self.documents and is_whole else None
+        stage, plus, adapter = reference.partition("+")
+        is_stage = stage in self.documents and (not plus or (adapter and not exists(reference, folder)))
+        return stage if is_stage else None
 
     def _made(self, reference: str, place: Place, stage: Analysis | None) -> Model | None:
         """The result of a stage as a model, with the adapter that the reference names."""
@@ -162,13 +163,10 @@ def _assembled(
 ) -> tuple[list[Part], list[Problem]]:
     """Every bound with its tensors, as far as its models could be opened."""
     wanted = {one.reference for bound in bounds for one in bound.inputs}
-    if bounds and wanted <= models.keys() and recipe.experts:
-        made, problems = mixture(recipe, bounds, models)
-        return [Part(*one) for one in made], problems
     if bounds and wanted <= models.keys():
-        made, problems = assemble(bounds, models, alignment)
+        is_mixture = bool(recipe.experts)
+        made, problems = mixture(recipe, bounds, models) if is_mixture else assemble(bounds, models, alignment)
         return [Part(*one) for one in made], problems
     opened = [models[name] for name in recipe.references if name in models and (name in wanted or not bounds)]
     found = line_up(opened)[1] if opened and recipe.models else []
-    allowed = {"E320" if recipe.tensors != "strict" else "", "E321" if recipe.vocabulary else ""}
-    return [], [one for one in found if one.code not in allowed]
+    return [], [one for one in found if one.code != "E320" or recipe.tensors == "strict"]

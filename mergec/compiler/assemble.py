@@ -12,7 +12,7 @@ from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, table_
 from mergec.compiler.modules import modules_of
 from mergec.compiler.names import Layer, few, is_behind, layer_counts_of, layers_of, natural
 from mergec.compiler.rules import assemble_by_rules
-from mergec.compiler.share import share, unused_since
+from mergec.compiler.share import share, why_unused
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, count
 from mergec.recipe.bound import Bound, Input
@@ -41,7 +41,7 @@ def assemble(
     mixed = head is not None and any(model.is_tied for model in used.values())
     made = [(bound, replace(one, is_untied=mixed)) for bound, one in made]
     bound, first = made[0]
-    return [(bound, replace(first, dropped=(*_tied(used.values()), *first.dropped))), *made[1:]], []
+    return [(bound, replace(first, notes=(*_tied(used.values()), *first.notes))), *made[1:]], []
 
 
 def _tied(models: Iterable[Model]) -> Iterator[str]:
@@ -64,9 +64,9 @@ def _by_name(
     if problems or not made:
         return [], problems
     bound, first = made[0]
-    why = unused_since(bound, "in no slice" if bound.place or bound.module else "")
+    why = why_unused(bound, "in no slice" if bound.place or bound.module else "")
     notes = _unused(tables, [one for _, one in made], why) if why else ()
-    return [(bound, replace(first, dropped=(*notes, *first.dropped))), *made[1:]], []
+    return [(bound, replace(first, notes=(*notes, *first.notes))), *made[1:]], []
 
 
 def _by_module(

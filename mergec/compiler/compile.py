@@ -114,7 +114,7 @@ def plan_of(
         rows=tuple(_rows(analysis)),
         notes=(
             *(note for model in analysis.models.values() for note in model.notes),
-            *(d for one in inventories for d in one.dropped),
+            *(note for one in inventories for note in one.notes),
             *_unread(analysis, lowered),
             *_integers(lowered),
             *notes,

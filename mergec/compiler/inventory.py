@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from mergec.compiler.adapters import adapted, config_with_rows
+from mergec.compiler.adapters import adapted
 from mergec.compiler.names import (
     Layer,
     few,
@@ -20,6 +23,7 @@ from mergec.compiler.names import (
     layers_of,
     natural,
 )
+from mergec.compiler.nested import set_rows
 from mergec.compiler.quantised import dequantised
 from mergec.compiler.source import Source
 from mergec.errors import InputError, Place, Problem, count, did_you_mean
@@ -84,13 +88,13 @@ class Stacked:
 class Inventory:
     """The output tensors of models that are merged, or of a slice, each with what is merged, in the models' order.
 
-    `dropped` are tensors that are left out, with the rule; `is_untied` says that tied and untied heads were mixed;
-    `stacked` are the stacks of layers that were put together from slices.
+    `notes` say what is left out, and what is not made of all models; `is_untied` that tied and untied heads were
+    mixed; `stacked` are the stacks of layers that were put together from slices.
     """
 
     rows: Mapping[str, tuple[Source, ...]]
     layers: Mapping[str, Layer]
-    dropped: tuple[str, ...]
+    notes: tuple[str, ...]
     is_untied: bool
     stacked: tuple[Stacked, ...] = ()
 
@@ -131,23 +135,29 @@ def open_model(reference: str, folder: Path, place: Place | None = None, as_stor
     `as_stored` shows quantised tensors as they are.
     """
     place = place or Place(reference, 1, 1)
-    try:
+    with _looking_for(reference):
         base, adapter = _split(reference, folder)
         checkpoint, found = _open(base, folder)
         opened = _of_adapter if checkpoint.adapter is not None and not adapter else _plain
         model = Model(reference, place, found, checkpoint)
         model = model if as_stored else opened(model, folder)
         return _with_adapter(model, adapter, *_open(adapter, folder, adapter=True)) if adapter else model
-    except (OSError, RuntimeError) as error:  # a name that is too long, a home or a folder that is closed to us
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError("E300", f"cannot look for the model '{reference}': {why}", "is the path right?") from None
 
 
 def add_adapter(model: Model, name: str, folder: Path) -> Model:
     """A model with an adapter, such as a stage. Raises InputError."""
-    checkpoint, found = _open(name, folder, adapter=True)
-    made = _with_adapter(model, name, checkpoint, found)
-    return replace(made, reference=f"{model.reference}+{name}")
+    reference = f"{model.reference}+{name}"
+    with _looking_for(reference):
+        return replace(_with_adapter(model, name, *_open(name, folder, adapter=True)), reference=reference)
+
+
+@contextmanager
+def _looking_for(reference: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home or a folder that is closed to us
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError("E300", f"cannot look for the model '{reference}': {why}", "is the path right?") from None
 
 
 def _plain(model: Model, folder: Path) -> Model:
@@ -159,18 +169,19 @@ def _plain(model: Model, folder: Path) -> Model:
 def _split(reference: str, folder: Path) -> tuple[str, str]:
     """A model and the adapter that is added to it, "" if none; in a path that exists `+` is a letter like others."""
     places = [number for number, letter in enumerate(reference) if letter == "+"]
-    if not places or _exists(reference, folder):
+    if not places or exists(reference, folder):
         return reference, ""
     ways = [(reference[:place], reference[place + 1 :]) for place in places]
-    known = [way for way in ways if _exists(way[0], folder)] if len(ways) > 1 else ways
+    known = [way for way in ways if exists(way[0], folder)] if len(ways) > 1 else ways
     if len(known) != 1 or not all(known[0]):
         what = f"'{reference}' is not one model and one adapter, as in BASE+ADAPTER"
         raise InputError("E340", what, "merge adapters one after the other")
     return known[0]
 
 
-def _exists(reference: str, folder: Path) -> bool:
-    return any((start / Path(reference).expanduser()).exists() for start in (folder, Path()))
+def exists(reference: str, folder: Path) -> bool:
+    """Whether a reference is a path, beside the recipe or in the current folder."""
+    return any(os.path.exists(start / Path(reference).expanduser()) for start in (folder, Path()))
 
 
 def _with_adapter(model: Model, name: str, adapter: Checkpoint, found: str) -> Model:
@@ -185,7 +196,11 @@ def _with_adapter(model: Model, name: str, adapter: Checkpoint, found: str) -> M
     use = ModelUse("adapter", name, adapter.origin, found)
     made = replace(model, checkpoint=joined, sources=sources, beside=(use,))
     before, after = (one.embedding.shape[0] if one.embedding else 0 for one in (model, made))
-    return replace(made, checkpoint=replace(joined, config=config_with_rows(joined.config, before, after)))
+    if before == after or joined.config is None:
+        return made
+    config = copy.deepcopy(dict(joined.config))
+    set_rows(config, before, after)
+    return replace(made, checkpoint=replace(joined, config=config))
 
 
 def _side_files(base: Checkpoint, adapter: Checkpoint) -> Mapping[str, str]:
@@ -202,7 +217,7 @@ def _of_adapter(model: Model, folder: Path) -> Model:
     base = config.base_model_name_or_path
     if not base:
         raise InputError("E340", f"'{name}' is an adapter, and does not say of what model", f"write BASE+{name}")
-    if config.revision and "@" not in base and not _exists(base, folder):
+    if config.revision and "@" not in base and not exists(base, folder):
         base = f"{base}@{config.revision}"
     try:
         checkpoint, found = _open(base, folder)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mergec.compiler.inventory import Stacked
+from mergec.compiler.nested import at, parts
 from mergec.errors import count
 
 # Lists that name layers by number, in place of one entry per layer.
@@ -20,8 +21,8 @@ def restack(config: dict[str, Any], stacked: Stacked, configs: Mapping[str, Mapp
     are found by the number of layers the first model has in that stack. Returns notes on what was changed.
     """
     changed = []
-    for path, part in _parts(config, ()):
-        sources = [(_at(configs[reference], path), layer) for reference, layer in stacked.origins]
+    for path, part in parts(config):
+        sources = [(at(configs[reference], path), layer) for reference, layer in stacked.origins]
         if not _is_of(path, part, stacked):
             continue
         for key, value in part.items():
@@ -33,19 +34,6 @@ def restack(config: dict[str, Any], stacked: Stacked, configs: Mapping[str, Mapp
     if not changed and len(stacked.origins) != stacked.before:
         return [f"{stacked.stack} has {number} now, and no entry of the config says how many there were"]
     return [f"config: {', '.join(changed)} as for {number} in {stacked.stack}"] if changed else []
-
-
-def _parts(config: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    yield path, config
-    for key, value in config.items():
-        if key.endswith("_config") and isinstance(value, dict):
-            yield from _parts(value, (*path, key))
-
-
-def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:
-    for key in path:
-        config = config.get(key) or {}
-    return config
 
 
 def _is_of(path: tuple[str, ...], part: Mapping[str, Any], stacked: Stacked) -> bool:

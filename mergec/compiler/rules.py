@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from mergec.compiler.inventory import Inventory, Model
 from mergec.compiler.names import few, layer_counts_of, layers_of, natural
-from mergec.compiler.share import share, unused_since
+from mergec.compiler.share import share, why_unused
 from mergec.compiler.source import Source
 from mergec.errors import Problem, count, did_you_mean
 from mergec.recipe.bound import Bound, Rule
@@ -43,8 +43,8 @@ def assemble_by_rules(
     made = [(b, replace(one, layers={name: layers[name] for name in one.rows if name in layers})) for b, one in made]
     known = {name for _, one in made for name in one.rows}
     known |= {name for number, bound in enumerate(bounds) if not bound.inputs for name in taken[number]}
-    notes = (*_notes(rules, taken), *_left(tables, known, unused_since(own, "only copied from")), *made[0][1].dropped)
-    made[0] = own, replace(made[0][1], dropped=notes)
+    notes = (*_notes(rules, taken), *_left(tables, known, why_unused(own, "only copied from")), *made[0][1].notes)
+    made[0] = own, replace(made[0][1], notes=notes)
     return made, problems
 
 

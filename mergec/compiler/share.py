@@ -40,7 +40,7 @@ def share(
         inventory, found = line_up_tables([placed[number] for number in which], having)
         problems += found
         notes = (_note(fewer, names),) if fewer is not bound and names else ()
-        made.append((fewer, replace(inventory, dropped=notes)))
+        made.append((fewer, replace(inventory, notes=notes)))
     counts = set().union(*(layer_counts_of(model.checkpoint.config) for model in placed))
     layers = layers_of([name for _, one in made for name in one.rows], counts)
     return [(one, replace(i, layers={n: layers[n] for n in i.rows if n in layers})) for one, i in made], problems
@@ -79,13 +79,19 @@ def _note(fewer: Bound, names: Sequence[str]) -> str:
 
 def _refused(bound: Bound, which: Sequence[int], names: Sequence[str]) -> Problem:
     having = _listed(replace(bound, inputs=tuple(bound.inputs[number] for number in which)))
-    base = next((one for number, one in enumerate(bound.inputs) if one.is_base and number not in which), None)
-    method, (low, high) = bound.method.name, bound.method.models
-    needs = f"takes deltas from '{base.reference}', which lacks it" if base else f"needs {count(low, 'model')} or more"
-    needs = f"merges exactly {count(low, 'model')}" if not base and low == high else needs
-    what = f"only {having} have {few(names)}, and {method} {needs}"
+    what = f"only {having} have {few(names)}, and {bound.method.name} {_needs(bound, which)}"
     hint = "tensors: intersection leaves out what some lack; a rule says what is done with tensors of a name"
     return Problem(place_of(bound), "E140", what, hint)
+
+
+def _needs(bound: Bound, which: Sequence[int]) -> str:
+    """What some of the inputs are too few for."""
+    base = next((one for number, one in enumerate(bound.inputs) if one.is_base and number not in which), None)
+    if base is not None:
+        return f"takes deltas from '{base.reference}', which lacks it"
+    low, high = bound.method.models
+    wanted = count(low, "model")
+    return f"merges exactly {wanted}" if low == high else f"needs {wanted} or more"
 
 
 def place_of(bound: Bound) -> Place:
@@ -100,7 +106,7 @@ def _listed(bound: Bound) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def unused_since(bound: Bound, otherwise: str = "") -> str:
+def why_unused(bound: Bound, otherwise: str = "") -> str:
     """Why tensors of models are in no part of the result; `otherwise` than that some models lack them."""
     lacking = "not in every model" if bound.recipe.tensors == "intersection" else ""
     return " or ".join(filter(None, (otherwise, lacking)))

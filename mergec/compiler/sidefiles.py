@@ -13,6 +13,7 @@ from typing import Any
 from mergec.compiler.biases import agree
 from mergec.compiler.inventory import Inventory, Model
 from mergec.compiler.mixture import mixture_config
+from mergec.compiler.nested import parts
 from mergec.compiler.restack import restack
 from mergec.compiler.tokenizer import rewritten, set_vocabulary
 from mergec.compiler.vocabulary import Chosen
@@ -129,11 +130,12 @@ def _config(donor: Model, is_untied: bool, outputs: Sequence[Output | TensorRef]
     """The donor's config with the dtype, the tie and the quantisation of the result."""
     config = config_with_dtype(donor.checkpoint.config or {}, outputs)
     if is_untied:
-        for part in _parts(config):
+        for _, part in parts(config):
             if part is config or "tie_word_embeddings" in part:
                 part["tie_word_embeddings"] = False
         notes.append("some models tie their head to the embedding, others do not: the result has its own head")
-    schemes = [part.pop(key, None) for part in _parts(config) for key in ("quantization_config", "compression_config")]
+    quantised = ("quantization_config", "compression_config")
+    schemes = [part.pop(key, None) for _, part in list(parts(config)) for key in quantised]
     if any(schemes):
         notes.append("quantization_config is dropped: the tensors are not quantised")
     return config
@@ -153,18 +155,13 @@ def config_with_dtype(config: Mapping[str, Any], outputs: Sequence[Output | Tens
     changed: dict[str, Any] = copy.deepcopy(dict(config))
     dtype = _main_dtype(outputs)
     if dtype:
-        for part in _parts(changed):
+        for _, part in parts(changed):
             for key in ("dtype", "torch_dtype"):
                 if isinstance(part.get(key), str):
                     part[key] = dtype
         if not {"dtype", "torch_dtype"} & changed.keys():
             changed["torch_dtype"] = dtype
     return changed
-
-
-def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """A config and the configs nested in it, such as a multimodal model's text_config."""
-    return [config, *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))]
 
 
 def _main_dtype(outputs: Sequence[Output | TensorRef]) -> str | None:

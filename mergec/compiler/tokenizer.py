@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mergec.compiler.inventory import Model
+from mergec.compiler.nested import at, parts, set_rows
 from mergec.compiler.templates import chosen_template, json_file, with_template
 from mergec.compiler.vocabulary import Chosen
 from mergec.errors import count, first_few
@@ -118,12 +119,9 @@ def set_vocabulary(config: dict[str, Any], chosen: Chosen, models: Mapping[str, 
         return []
     before = chosen.alignment.models[first].rows if first in chosen.alignment.models else 0
     notes = []
-    for part, theirs in _pairs(config, source):
-        own = part.get("vocab_size")
-        if type(own) is int and (part is config or own == before or part is config.get("text_config")):
-            part["vocab_size"] = target.rows
-        if chosen.donor != first:
-            notes += _set_ids(part, theirs, chosen, first)
+    set_rows(config, before, target.rows)
+    for path, part in parts(config) if chosen.donor != first else ():
+        notes += _set_ids(part, at(source, path), chosen, first)
     if before != target.rows:
         notes.insert(0, f"vocab_size is {target.rows:,}, the rows of the embedding; '{first}' has {before:,}")
     return notes
@@ -138,14 +136,6 @@ def generation_config(chosen: Chosen, models: Mapping[str, Model], first: str) -
     made = json_file(path)
     _set_ids(made, json_file(theirs) if theirs and not is_absent(theirs) else {}, chosen, first)
     return made
-
-
-def _pairs(config: dict[str, Any], source: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """A config and those nested in it, each with the donor's."""
-    yield config, source
-    for key, value in config.items():
-        if key.endswith("_config") and isinstance(value, dict):
-            yield value, source[key] if isinstance(source.get(key), dict) else {}
 
 
 def _set_ids(part: dict[str, Any], theirs: Mapping[str, Any], chosen: Chosen, first: str) -> list[str]:

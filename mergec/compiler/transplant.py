@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from mergec.compiler.align import rows_of, vocabulary_axes
 from mergec.compiler.inventory import Model, open_model
 from mergec.compiler.lower import Lowered
 from mergec.compiler.names import has_vocabulary, is_head
+from mergec.compiler.nested import at, parts, set_rows
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import Options, schedule
 from mergec.compiler.sidefiles import copied_file, index_text, json_text, written_file
@@ -331,28 +333,14 @@ def _has_ids(config: Mapping[str, Any]) -> bool:
 
 
 def _with_ids(
-    config: Mapping[str, Any],
-    donor: Mapping[str, Any],
-    ids: Mapping[str, Any],
-    size: int,
-    before: int | None,
-    is_top: bool = True,
+    config: Mapping[str, Any], donor: Mapping[str, Any], ids: Mapping[str, Any], size: int, before: int | None
 ) -> dict[str, Any]:
-    """A config, and those in it, with the donor's token ids; None for one that the donor does not name.
-
-    The vocabulary's `size` is said at the top, of text, and where it was said `before`.
-    """
-    made: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = donor.get(key)
-        if key.endswith("_config") and isinstance(value, dict):
-            made[key] = _with_ids(
-                value, nested if isinstance(nested, dict) else {}, ids, size, before, key == "text_config"
-            )
-        elif key == "vocab_size":
-            made[key] = size if value == before or is_top else value
-        elif key.endswith(ID_ENDS):
-            made[key] = nested if nested is not None else ids.get(key)
-        else:
-            made[key] = value
+    """A config, and those in it, with the donor's size and token ids; None for an id that the donor does not name."""
+    made = copy.deepcopy(dict(config))
+    set_rows(made, before, size)
+    for path, part in parts(made):
+        theirs = at(donor, path)
+        for key in part:
+            if key.endswith(ID_ENDS):
+                part[key] = theirs[key] if theirs.get(key) is not None else ids.get(key)
     return made

@@ -220,3 +220,7 @@ def test_an_adapter_may_be_added_to_a_stage(family: Path) -> None:
     assert "skills+adapter" in mergec("plan", "r.yml").out
     called = mergec("check", "r.yml", "--set", "models.0.model=skills+nowhere")
     assert "error[E300]: no model 'nowhere'" in called.err
+    called = mergec("check", "r.yml", "--set", f"models.0.model=skills+{'x' * 300}")
+    assert "error[E300]: cannot look for the model 'skills+xxx" in called.err
+    called = mergec("check", "r.yml", "--set", "models.0.model=skills+")
+    assert "error[E340]: 'skills+' is not one model and one adapter" in called.err
