@@ -10,6 +10,7 @@ from mergec.ops.registry import Method, find_method, methods
 from mergec.recipe.binder import Binder
 from mergec.recipe.bound import Bound
 from mergec.recipe.experts import bind_experts, stray_keys
+from mergec.recipe.ids import shared_ids
 from mergec.recipe.rules import rule_bounds, rule_problems
 from mergec.recipe.schema import Recipe
 from mergec.recipe.steps import PIPELINE, Pipeline, read_passes, read_pipeline
@@ -82,7 +83,7 @@ def _pipeline(recipe: Recipe) -> tuple[Pipeline | None, list[Problem]]:
 
 def _misplaced(recipe: Recipe, method: Method) -> Iterator[Problem]:
     """Keys of the recipe that do not go with its method, or with each other."""
-    yield from _shared_ids(recipe)
+    yield from shared_ids(recipe)
     yield from _router(recipe, method)
     yield from _random_order(recipe, method)
     document = recipe.document
@@ -93,17 +94,6 @@ def _misplaced(recipe: Recipe, method: Method) -> Iterator[Problem]:
     if recipe.shuffle and method.name != "passthrough":
         what = f"'shuffle' stacks the layers that are drawn as they are, found merge_method: {method.name}"
         yield Problem(document.place(("merge_method",)), "E131", what, "write merge_method: passthrough")
-
-
-def _shared_ids(recipe: Recipe) -> Iterator[Problem]:
-    """A slot id that stands for two models; a reference is the id of a model that has none."""
-    first = {recipe.slot(base): base for _, base in recipe.bases}
-    for path, entry in recipe.entries:
-        known = first.setdefault(entry.slot, entry.model)
-        if known != entry.model:
-            place = recipe.document.place((*path, "id" if entry.id else "model"))
-            what = f"'{entry.slot}' is the id of two models, '{known}' and '{entry.model}'"
-            yield Problem(place, "E610", what, "give each model an id of its own")
 
 
 def _router(recipe: Recipe, method: Method) -> Iterator[Problem]:

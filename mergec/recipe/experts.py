@@ -12,6 +12,7 @@ from mergec.ops.registry import Draw, Each, Method, each, read_parameters
 from mergec.ops.route import NoiseScale, ResidualScale, perturb
 from mergec.recipe.bound import Bound, Input, path_label
 from mergec.recipe.document import Path as DocumentPath
+from mergec.recipe.ids import shared_ids
 from mergec.recipe.schema import ExpertEntry, Recipe
 from mergec.recipe.settings import Choice
 
@@ -65,7 +66,7 @@ def moe() -> Method:
 
 def bind_experts(recipe: Recipe) -> tuple[tuple[Bound, ...], list[Problem]]:
     """A bound for what is the base's, one for each expert and each shared expert, and one for the routers."""
-    problems = [*_others(recipe), *_counts(recipe), *_ids(recipe), *_prompts(recipe), *_alike(recipe)]
+    problems = [*_others(recipe), *_counts(recipe), *shared_ids(recipe), *_prompts(recipe), *_alike(recipe)]
     errors = [one for one in problems if one.is_error]
     base = recipe.base_model
     if base is None:
@@ -117,17 +118,6 @@ def _counts(recipe: Recipe) -> Iterator[Problem]:
         default = "" if is_said else ", the default"
         what = f"experts_per_token is {wanted}{default}, and the recipe has {count(found, 'expert')}"
         yield Problem(place, "E701", what, f"expected 1 to {found}" if found > 1 else "write experts_per_token: 1")
-
-
-def _ids(recipe: Recipe) -> Iterator[Problem]:
-    """A slot id that stands for two models."""
-    first = {recipe.slot(recipe.base_model): recipe.base_model} if recipe.base_model else {}
-    for path, entry in recipe.all_experts:
-        known = first.setdefault(entry.slot, entry.source_model)
-        if known != entry.source_model:
-            place = recipe.document.place((*path, "id" if entry.id else "source_model"))
-            what = f"'{entry.slot}' is the id of two models, '{known}' and '{entry.source_model}'"
-            yield Problem(place, "E610", what, "give each model an id of its own")
 
 
 def _prompts(recipe: Recipe) -> Iterator[Problem]:
