@@ -41,17 +41,20 @@ def disagreements(analysis: Analysis) -> Iterator[Problem]:
 def uneven_biases(analysis: Analysis) -> Iterator[Problem]:
     """A warning where some layers have biases that others lack, which a config can only say of all layers."""
     for key, pattern in BIASES.items():
-        weights = [name for name in analysis.layers if pattern.search(name.removesuffix("weight") + "bias")]
-        weights = [name for name in weights if name.endswith(".weight")]
-        lacking = [name for name in weights if f"{name.removesuffix('weight')}bias" not in analysis.layers]
-        kinds = {name.rpartition(".")[0].rpartition(".")[2] for name in set(weights) - set(lacking)}
-        lacking = [name for name in lacking if name.rpartition(".")[0].rpartition(".")[2] in kinds]
+        weights = [name.removesuffix(".weight") for name in analysis.layers if name.endswith(".weight")]
+        biases = [f"{module}.bias" for module in weights if pattern.search(f"{module}.bias")]
+        kinds = {_kind(bias) for bias in biases if bias in analysis.layers}
+        lacking = sorted((b for b in biases if b not in analysis.layers and _kind(b) in kinds), key=natural)
         if lacking:
-            biases = sorted((f"{name.removesuffix('weight')}bias" for name in lacking), key=natural)
-            what = f"some layers have the biases of {key}, and {count(len(biases), 'tensor')} of others are not there: "
+            absent = f"{count(len(lacking), 'tensor')} of others are not there: {few(lacking)}"
             hint = "they are zeros when the result is loaded; a rule that drops the others makes all layers alike"
             place = analysis.recipe.document.place(("merge_method",))
-            yield Problem(place, "W731", f"{what}{few(biases)}", hint)
+            yield Problem(place, "W731", f"some layers have the biases of {key}, and {absent}", hint)
+
+
+def _kind(bias: str) -> str:
+    """Which projection of a layer a bias is of."""
+    return bias.split(".")[-2]
 
 
 def meaning(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,21 +74,24 @@ class Derived(ABC):
     def build(self, load: Loader, dtype: str) -> Node:
         """The node that computes it, in float32 or float64."""
 
+
+class Rowed(Derived):
+    """A derived matrix whose rows can be computed one without the others, as far as it `has_rows`."""
+
     @property
     def has_rows(self) -> bool:
-        """Whether its rows can be computed one without the others, by `table`."""
-        return False
+        return True
 
+    @abstractmethod
     def table(self, load: Loader, dtype: str) -> Node:
-        """The table of its rows, in a dtype as of `build`; asked only of matrices that have rows."""
-        raise NotImplementedError
+        """The table of its rows, in a dtype as of `build`."""
 
 
 Source: TypeAlias = "TensorRef | Derived"
 
 
 @dataclass(frozen=True)
-class Adapted(Derived):
+class Adapted(Rowed):
     """A weight with a low-rank adapter: W + scale B A, then with rows of other lengths if there are `lengths`."""
 
     weight: Source
@@ -149,7 +152,7 @@ class Shifted(Derived):
 
 
 @dataclass(frozen=True)
-class Dequantised(Derived):
+class Dequantised(Rowed):
     """A weight stored in float8, times a scale for each block of its rows and columns; without one it is just cast."""
 
     coded: TensorRef
@@ -170,10 +173,6 @@ class Dequantised(Derived):
         if self.scales is None:
             return coded
         return magnify(coded, cast(load(self.scales, "part"), dtype=dtype), block=self.block)
-
-    @property
-    def has_rows(self) -> bool:
-        return True
 
     def table(self, load: Loader, dtype: str) -> Node:
         coded = load(self.coded, "table")
@@ -235,12 +234,15 @@ def slots_for(slot: str, source: Source) -> tuple[str, ...]:
 
 def has_rows(source: Source) -> bool:
     """Whether rows of a source can be read, or computed, one without the others."""
-    return not isinstance(source, Derived) or source.has_rows
+    return source.has_rows if isinstance(source, Rowed) else not isinstance(source, Derived)
 
 
 def table(source: Source, load: Loader, dtype: str) -> Node:
-    """The node of a source's rows as they are asked for; computed ones are of a dtype as of `build`."""
-    return source.table(load, dtype) if isinstance(source, Derived) else load(source, "table")
+    """The node of the rows, as they are asked for, of a source that has such; computed ones are as of `build`."""
+    if isinstance(source, Rowed):
+        return source.table(load, dtype)
+    assert isinstance(source, TensorRef)
+    return load(source, "table")
 
 
 def _rounded(source: Source, made: Node, load: Loader) -> Node:

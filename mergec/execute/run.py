@@ -87,8 +87,7 @@ def run(
         return Result(out, made, 0, made, 0, plan.written_bytes, seconds, is_current=True)
     folder = staging_folder(out)
     with Staging(folder, plan.shards) as staging:
-        to_fetch = missing_bytes((one.path, one.file_bytes, one.sha256) for one in plan.files)
-        check_space(folder.parent, plan.written_bytes - staging.held_bytes(), to_fetch)
+        _check_space(plan, folder, staging.held_bytes())
         with Journal(folder, domain, staging.sync) as journal:
             job = _Job(plan, staging, journal, report, compile)
             decision = job.take_over(out, rebuild)
@@ -113,9 +112,14 @@ def begin(plan: Plan, out: str | Path, *, force: bool = False, rebuild: bool = F
     folder = staging_folder(out)
     check_output(out, [model.origin for model in plan.models], force)
     if not folder.exists() and (rebuild or not out.exists()):
-        to_fetch = missing_bytes((one.path, one.file_bytes, one.sha256) for one in plan.files)
-        check_space(folder.parent, plan.written_bytes, to_fetch)
+        _check_space(plan, folder)
         read_ahead(plan)
+
+
+def _check_space(plan: Plan, folder: Path, held_bytes: int = 0) -> None:
+    """Refuse a run whose result, and inputs that are still to be fetched, do not fit; some of it is there already."""
+    to_fetch = missing_bytes((one.path, one.file_bytes, one.sha256) for one in plan.files)
+    check_space(folder.parent, plan.written_bytes - held_bytes, to_fetch)
 
 
 def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: str = "auto") -> None:
