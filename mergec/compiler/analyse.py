@@ -74,8 +74,8 @@ class _Reader:
         if any(problem.is_error for problem in problems):
             return None
         parts, problems = _assembled(recipe, bounds, models, chosen.alignment if chosen else None)
-        is_asked = recipe.vocabulary is not None and chosen is None  # and what stood in the way of it was said
-        self.problems += [one for one in problems if not (is_asked and one.code == "E321")]
+        said = _said_otherwise(recipe, chosen)
+        self.problems += [one for one in problems if one.code not in said]
         if not parts or problems:
             return None
         needed: dict[str, Analysis] = {}
@@ -156,6 +156,13 @@ def _vocabulary(
     if recipe.vocabulary is None:
         return None, list(renumbered([models[reference] for reference in recipe.references]))
     return choose(recipe, {one.reference for bound in bounds for one in bound.inputs}, models)
+
+
+def _said_otherwise(recipe: Recipe, chosen: Chosen | None) -> set[str]:
+    """The codes of what a recipe speaks of in words that were found wrong, and said to be."""
+    is_misspelt = "tensors" in recipe.document.value and "tensors" not in recipe.model_fields_set
+    is_unchosen = recipe.vocabulary is not None and chosen is None
+    return {*(["E320"] if is_misspelt else []), *(["E321"] if is_unchosen else [])}
 
 
 def _assembled(
