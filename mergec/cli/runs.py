@@ -159,11 +159,12 @@ def _settle(plan: Plan, out: Path, flags: RunFlags) -> None:
     """
     from mergec.execute.devices import computes
     from mergec.execute.run import begin
+    from mergec.execute.start import import_torch
 
     if computes(plan):
         if flags.device in ("auto", "cpu"):
             begin(plan, out, force=flags.force, rebuild=flags.rebuild)
-        import torch  # noqa: F401
+        import_torch(plan)
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
