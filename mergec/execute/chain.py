@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mergec.graph import PER_ENTRY, Node
-from mergec.ops.fused import DRAWN, FORMS, LEAVES, Given, apply, skeleton, width
+from mergec.ops.fused import CUTS, DRAWN, FORMS, LEAVES, Given, apply, skeleton, width
 from mergec.ops.replay import STREAM as REPLAYED
 from mergec.plan import Step
 
@@ -67,6 +67,8 @@ def _is_fusible(node: Node) -> bool:
         return False
     if any(source.type.space not in PER_ENTRY for source in tensors):
         return False
+    if node.op in CUTS:
+        return tensors[0].type.dtype == "float32"
     if node.op == "cast":
         (source,) = tensors
         is_wide = source.type.dtype in _WIDE or source.op_class == "load"
@@ -146,7 +148,7 @@ def function(text: str) -> Callable[..., tuple[Tensor, ...]]:
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         import torch
 
-        *values, reals, whole = inputs
+        values, (reals, whole) = list[Any](inputs[:-2]), inputs[-2:]
         index = torch.arange(chain["tile"], dtype=torch.int32) + whole[0]
         numbers, integers = iter(reals.unbind()), iter(whole.unbind()[1:])
         for op, sources, attrs in chain["body"]:
@@ -159,7 +161,8 @@ def function(text: str) -> Callable[..., tuple[Tensor, ...]]:
                 attrs,
             )
             values.append(apply(op, [one[0] if isinstance(one, list) else None for one in sources], given))
-        return tuple(values[one] for one in chain["results"])
+        made = [values[one] for one in chain["results"]]
+        return tuple(one for some in made for one in (some if isinstance(some, tuple) else (some,)))
 
     return run
 
@@ -175,9 +178,18 @@ _COUNTS = {
 }
 
 
+def made_by(text: str) -> int:
+    """How many tensors a chain makes."""
+    chain = json.loads(text)
+    ops = [chain["body"][one - len(chain["sources"])][0] for one in chain["results"]]
+    return sum(2 if op in CUTS else 1 for op in ops)
+
+
 def counts_of(op: str, sources: Sequence[Any], attrs: Mapping[str, Any]) -> tuple[int, int]:
     """How many real and whole numbers a form takes."""
     if op in _COUNTS:
         return _COUNTS[op]
+    if op in CUTS:
+        return 2 * attrs["brackets"], 0
     own = sum(one is None for value in attrs.values() for one in (value if isinstance(value, list) else [value]))
     return own + sum(one[0] for one in sources if isinstance(one, list)), 0

@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mergec.execute.chain import counts_of, function
+from mergec.execute.chain import counts_of, function, made_by
 from mergec.ops import bits
 from mergec.ops.registry import methods
 
@@ -67,8 +67,7 @@ def _build(folder: Path, key: str, source: str) -> None:
 
 def _source(text: str) -> str:
     """The C++ of a chain: Inductor's loops, and a function that calls them for one tile after another."""
-    chain = json.loads(text)
-    return _translated(_generated(text), len(chain["sources"]) + 2, len(chain["results"]))
+    return _translated(_generated(text), len(json.loads(text)["sources"]) + 2, made_by(text))
 
 
 def _generated(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mergec.execute.chain import TILE, Chain, Stage, function
 from mergec.execute.evaluate import Sweep
 from mergec.graph import Node
-from mergec.ops.fused import FORMS, LEAVES, Numbers, streams
+from mergec.ops.fused import CUTS, FORMS, LEAVES, Numbers, results, unbounded
 from mergec.ops.op import Reducer, Tile
 from mergec.ops.random import BLOCK
 from mergec.ops.tree import LEAF
@@ -91,6 +91,7 @@ class Program:
         self._loops = loops
         scratch = max(loops[stage.chain.text].scratch_bytes for stage in made if stage.chain)
         self._scratch = torch.empty(scratch, dtype=torch.uint8)
+        self._rooms: dict[int, tuple[int, list[Tensor], list[Tensor]]] = {}
 
     def cut(self, tile: Tile) -> Iterator[Tile]:
         """A tile in pieces: as many entries as the loops take at once, then what is left over."""
@@ -136,18 +137,30 @@ class Program:
         """Let a chain's loops fill its results; returns the last."""
         sources = [self._value(self._nodes[index], sweep, tile, live) for index in chain.sources]
         entries = tile.stop - tile.start
-        results = [_room(self._nodes[index], entries) for index in chain.results]
-        numbers = _numbers([self._nodes[index] for index in chain.body], sweep.scalars, tile)
-        self._loops[chain.text](sources, numbers, results, self._scratch)
-        for index, result in zip(chain.results, results, strict=True):
-            if self._nodes[index].op not in LEAVES:
-                live[index] = result
-                continue
-            for takers in sweep.taken:
-                taker = takers.get(index)
-                if isinstance(taker, Reducer):
-                    taker.take_leaves(result.transpose(0, 1).reshape(result.shape[1], -1))
-        return results[-1]
+        rooms = [self._room(index, entries) for index in chain.results]
+        numbers = _numbers([self._nodes[index] for index in chain.body], sweep, tile)
+        self._loops[chain.text](sources, numbers, [one for made, _ in rooms for one in made], self._scratch)
+        for index, (_, joined) in zip(chain.results, rooms, strict=True):
+            if self._nodes[index].op not in {*LEAVES, *CUTS}:
+                (live[index],) = joined
+            elif reducer := _reducer(index, sweep):
+                reducer.position = tile.start
+                reducer.take(*joined)
+        return live.get(chain.results[-1])
+
+    def _room(self, index: int, entries: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Room for what loops make of a node, tile after tile, and the same as one: flat, or leaves x streams x ...
+
+        It is used again from tile to tile: who keeps of it copies.
+        """
+        import torch
+
+        held = self._rooms.get(index)
+        if held is None or held[0] != entries:
+            wanted = results(self._nodes[index], TILE)
+            made = [torch.empty((entries // TILE, *shape), dtype=getattr(torch, dtype)) for shape, dtype in wanted]
+            held = self._rooms[index] = entries, made, [one if one.dim() > 2 else one.view(-1) for one in made]
+        return held[1:]
 
 
 @cache
@@ -156,19 +169,20 @@ def together(row: int) -> int:
     return lcm(TILE, row)
 
 
-def _room(node: Node, entries: int) -> Tensor:
-    import torch
-
-    if node.op in LEAVES:
-        return torch.empty(entries // TILE, streams(node), TILE // LEAF, dtype=torch.float64)
-    return torch.empty(entries, dtype=getattr(torch, node.type.dtype))
+def _reducer(index: int, sweep: Sweep) -> Reducer | None:
+    """Who takes the tiles of a reduction, if it has no result yet."""
+    return next((one for takers in sweep.taken if isinstance(one := takers.get(index), Reducer)), None)
 
 
-def _numbers(body: Iterable[Node], scalars: Mapping[int, tuple[float, ...]], tile: Tile) -> Numbers:
+def _numbers(body: Iterable[Node], sweep: Sweep, tile: Tile) -> Numbers:
     reals: list[float] = []
     whole: list[int] = []
     for node in body:
-        values = [scalars[one.index] for one in node.inputs if one.type.space == "scalar"]
+        if node.op in CUTS:
+            reducer = _reducer(node.index, sweep)
+            reals += reducer.bounds() if reducer else unbounded(node)
+            continue
+        values = [sweep.scalars[one.index] for one in node.inputs if one.type.space == "scalar"]
         found = FORMS[node.op].numbers(node, values, tile)
         reals += found.reals
         whole += found.whole

@@ -252,7 +252,7 @@ class _Loader:
         self._crew, self._output, self._reader, self._device = crew, output, reader, device
         self._kind = crew.plan.kinds[output.kind]
         self._sources = dict(zip(self._kind.slots, output.sources, strict=True))
-        self._buffers: dict[int, bytearray] = {}
+        self._buffers: dict[int, tuple[bytearray, Tensor]] = {}
         self._read_bytes, self._read, self._write = 0, 0.0, 0.0  # since the last report
         self._reported = time.perf_counter()
 
@@ -272,24 +272,35 @@ class _Loader:
         self._reported = now
 
     def _load(self, slot: int, start: int, stop: int) -> Tensor:
-        import torch
-
         self._crew.check()
         begun = time.perf_counter()
         ref = self._sources[slot]
         item_bytes = ITEM_BYTES[ref.dtype]
         size = (stop - start) * item_bytes
-        buffer = self._buffers.get(slot)
-        if buffer is None or len(buffer) < size:
-            buffer = self._buffers[slot] = bytearray(size)
+        buffer, tensor = self._room(slot, ref.dtype, stop - start, size)
         self._reader.read(ref, start * item_bytes, memoryview(buffer)[:size])
-        tensor = torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype), count=stop - start)
-        on_device = tensor.to(self._device)
+        if self._device.type != "cpu":
+            tensor = tensor.to(self._device)
         self._read += time.perf_counter() - begun
         self._read_bytes += size
         if slot == self._kind.slots[0]:
             self._report()
-        return on_device
+        return tensor
+
+    def _room(self, slot: int, dtype: str, entries: int, size: int) -> tuple[bytearray, Tensor]:
+        """A buffer for an input's entries, and these as a tensor, used again from tile to tile.
+
+        Every call of torch's lets the other workers have the interpreter, and waits to have it back.
+        """
+        import torch
+
+        buffer, tensor = self._buffers.get(slot) or (bytearray(), None)
+        if tensor is None or tensor.numel() != entries:
+            if len(buffer) < size:
+                buffer = bytearray(size)
+            tensor = torch.frombuffer(buffer, dtype=getattr(torch, dtype), count=entries)
+            self._buffers[slot] = buffer, tensor
+        return buffer, tensor
 
 
 class _Writer(_Loader):
@@ -298,7 +309,6 @@ class _Writer(_Loader):
     def __init__(self, crew: Crew, output: Output, reader: Reader, device: Any, staging: Staging) -> None:
         super().__init__(crew, output, reader, device)
         self._staging = staging
-        self._result = bytearray()
         self._sha256 = hashlib.sha256()
 
     def run(self, known: Mapping[int, Values], states: Mapping[int, Tensor]) -> str:
@@ -325,20 +335,15 @@ class _Writer(_Loader):
 
         if not tile.numel():  # nothing of this tile was kept
             return
-        item_bytes = tile.dtype.itemsize
-        size = tile.numel() * item_bytes
-        if len(self._result) < size:
-            self._result = bytearray(size)
-        result = torch.frombuffer(self._result, dtype=tile.dtype, count=tile.numel())
-        result.copy_(tile)
+        result = tile.contiguous() if self._device.type == "cpu" else tile.cpu().contiguous()
         if not self._crew.plan.allow_nonfinite and not _is_finite(result):
             raise RunError("E413", self._nonfinite(start, tile), "--allow-nonfinite writes it all the same")
         begun = time.perf_counter()
-        view = memoryview(self._result)[:size]
+        view = result.view(torch.uint8).numpy().data
         self._sha256.update(view)
-        self._staging.write(self._output.shard, self._output.begin + start * item_bytes, view)
+        self._staging.write(self._output.shard, self._output.begin + start * tile.dtype.itemsize, view)
         self._write += time.perf_counter() - begun
-        self._report(written_bytes=size)
+        self._report(written_bytes=view.nbytes)
 
     def _nonfinite(self, start: int, tile: Tensor) -> str:
         """Which input brought the value in, or that it overflowed on the way."""

@@ -51,10 +51,15 @@ class Reader:
         return descriptor
 
     def advise(self, path: str, begin: int, end: int) -> None:
-        """Let the system read bytes [begin, end) of a file now, if it can, for they are needed soon."""
+        """Let the system read bytes [begin, end) of a file now, if it can, for they are needed soon.
+
+        It looks at each page, which takes a while, so it is not asked where both ends are in its cache.
+        """
         if hasattr(os, "posix_fadvise"):
+            descriptor = self.descriptor(path)
             with contextlib.suppress(OSError):
-                os.posix_fadvise(self.descriptor(path), begin, end - begin, os.POSIX_FADV_WILLNEED)
+                if not (_is_cached(descriptor, begin) and _is_cached(descriptor, end - 1)):
+                    os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def read(self, ref: TensorRef, offset: int, buffer: memoryview) -> None:
         """Fill a buffer with the tensor's bytes from `offset` on, counted from the tensor's begin."""
@@ -68,3 +73,11 @@ class Reader:
                 buffer, position = buffer[got:], position + got
         except OSError as error:
             raise RunError("E410", f"cannot read {ref.name} from {path_text(ref.file)}: {error.strerror}") from None
+
+
+def _is_cached(descriptor: int, position: int) -> bool:
+    """Whether a byte of a file can be read without waiting for a disk; False where the system does not say."""
+    try:
+        return os.preadv(descriptor, [bytearray(1)], position, os.RWF_NOWAIT) == 1
+    except (OSError, AttributeError):
+        return False

@@ -81,7 +81,7 @@ class Squares(Reducer):
     def update(self, *deltas: Tensor) -> None:
         self._sums.add_products(deltas, [(i, i) for i in range(len(deltas))])
 
-    def take_leaves(self, sums: Tensor) -> None:
+    def take(self, sums: Tensor) -> None:
         self._sums.add_leaves(sums)
 
     def finish(self) -> tuple[float, ...]:

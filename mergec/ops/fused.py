@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mergec.graph import Node
@@ -46,10 +47,13 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """An op for a compiler. `nanoseconds` is about what its kernel takes per entry, which fusing saves."""
+    """An op for a compiler. `nanoseconds` is about what its kernel takes per entry, which fusing saves.
+
+    The numbers of a reduction that says its `bounds` are these.
+    """
 
     numbers: Callable[[Node, Sequence[Values], Tile], Numbers]
-    body: Callable[[Given], Tensor]
+    body: Callable[[Given], Tensor | tuple[Tensor, ...]]
     nanoseconds: float
 
 
@@ -70,7 +74,14 @@ def width(node: Node) -> int:
 
 def skeleton(node: Node) -> dict[str, Any]:
     """A node's attributes without its numbers, each of which is None."""
+    if node.op in CUTS:
+        return {"brackets": _brackets(node)}
     return {} if node.op in DRAWN else {name: _without(value) for name, value in node.attrs}
+
+
+def _brackets(node: Node) -> int:
+    """How many brackets a cut has: one for each count that is not zero."""
+    return 1 if node.op == "cut_nonzero" else sum(map(bool, node.attr("counts")))
 
 
 def _without(value: Any) -> Any:
@@ -87,7 +98,7 @@ def _own_numbers(node: Node, scalars: Sequence[Values], tile: Tile) -> Numbers:
     return Numbers(tuple(found))
 
 
-def apply(op: str, inputs: Sequence[Any], given: Given) -> Tensor:
+def apply(op: str, inputs: Sequence[Any], given: Given) -> Tensor | tuple[Tensor, ...]:
     """What a node's form makes of its inputs, each a tensor or the width of a scalar."""
     form = FORMS[op]
     if form.body is not _as_kernel:
@@ -217,6 +228,24 @@ def _magnitudes(given: Given) -> Tensor:
     return _leaf_sums(given.tensors[0].double().abs())[None]
 
 
+def _bracketed(given: Given) -> tuple[Tensor, ...]:
+    """Magnitudes, negative where they lie inside a bracket.
+
+    And for each bracket how many are above its upper end, equal to it, above the lower one, equal to that. What is not
+    a number is above all, as its bits are.
+    """
+    import torch
+
+    magnitude = given.tensors[0].abs()
+    counts, marked = [], magnitude
+    for number in range(given.attrs["brackets"]):
+        low, high = given.reals[2 * number : 2 * number + 2]
+        found = ~(magnitude <= high), magnitude == high, ~(magnitude <= low), magnitude == low
+        counts += [one.sum(dtype=torch.int32) for one in found]
+        marked = torch.where((magnitude > low) & (magnitude < high), -magnitude, marked)
+    return marked, torch.stack(counts)
+
+
 def _own(nanoseconds: float) -> Form:
     return Form(_own_numbers, _as_kernel, nanoseconds)
 
@@ -248,13 +277,33 @@ FORMS = {
     "squares": Form(_no_numbers, _squares, 3.0),
     "mean_squares": Form(_no_numbers, _squares, 3.0),
     "l1": Form(_no_numbers, _magnitudes, 1.0),
+    "cut": Form(_no_numbers, _bracketed, 1.0),
+    "cut_nonzero": Form(_no_numbers, _bracketed, 1.0),
 }
 DRAWN = ("drop", "drop_ranked")
 LEAVES = {"gram", "gram_deltas", "squares", "mean_squares", "l1"}
 """Reductions by the tree of additions: their forms yield the sums of leaves, streams x leaves, float64."""
 
 
-def streams(node: Node) -> int:
+CUTS = {"cut", "cut_nonzero"}
+"""Reductions by brackets (`mergec.ops.bracket`), of float32."""
+
+
+def unbounded(node: Node) -> tuple[float, ...]:
+    """Ends of brackets in which nothing lies, for a cut that was found."""
+    return (inf,) * 2 * _brackets(node)
+
+
+def results(node: Node, entries: int) -> list[tuple[tuple[int, ...], str]]:
+    """The shapes and dtypes of what a form makes of so many entries."""
+    if node.op in CUTS:
+        return [((entries,), "float32"), ((4 * _brackets(node),), "int32")]
+    if node.op in LEAVES:
+        return [((_streams(node), entries // LEAF), "float64")]
+    return [((entries,), node.type.dtype)]
+
+
+def _streams(node: Node) -> int:
     """How many sums a reduction of `LEAVES` makes."""
     count = len(node.inputs)
     return count * (count + 1) // 2 if node.op in ("gram", "gram_deltas") else count

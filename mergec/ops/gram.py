@@ -26,7 +26,7 @@ class Gram(Reducer):
     def update(self, *tiles: Tensor) -> None:
         self._sums.add_products(tiles, list(combinations_with_replacement(range(len(tiles)), 2)))
 
-    def take_leaves(self, sums: Tensor) -> None:
+    def take(self, sums: Tensor) -> None:
         self._sums.add_leaves(sums)
 
     def finish(self) -> tuple[float, ...]:

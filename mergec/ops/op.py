@@ -57,8 +57,12 @@ class Reducer(ABC):
     update: Callable[..., None]
     """Takes the next tile of each input."""
 
-    take_leaves: Callable[[Tensor], None]
-    """Takes the sums of the next leaves in place of tiles, streams x leaves; only of a reduction by `TreeSums`."""
+    take: Callable[..., None]
+    """Takes what its form (`mergec.ops.fused`) made of the next tiles, in place of them; only where it has one."""
+
+    def bounds(self) -> tuple[float, ...]:
+        """The numbers that its form needs of it, if any: they may be others in each sweep."""
+        return ()
 
     def asks(self, entries: int) -> Sequence[tuple[int, int]] | None:
         """The runs [start, stop) of the tensor's entries that it needs of the next sweep, in order; None for all.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from mergec.ops import bits
-from mergec.ops.bracket import GATHERED, Bracket, Place, Runs, among, fast, indices, sampled
+from mergec.ops.bracket import GATHERED, Bracket, Place, Runs, among, count, fast, indices, on_cpu, sampled
 from mergec.ops.op import Reducer, op
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+_MAGNITUDE = 0x7FFFFFFF  # a float32 without its sign
 
 
 class Cut(Reducer):
@@ -37,22 +41,48 @@ class Cut(Reducer):
         return None if self._brackets or None in asked else sorted(span for span in asked if span)
 
     def update(self, delta: Tensor) -> None:
+        magnitudes, start = magnitudes_of(delta), self.position
+        if not self._seen(magnitudes, delta.dtype):
+            for bracket in self._brackets:
+                if bracket:
+                    bracket.update(magnitudes, start, self._entries)
+
+    def bounds(self) -> tuple[float, ...]:
+        """The ends of each bracket, as float32; where there is none, ends that nothing lies between."""
+        return tuple(end for one in self._guesses() for end in (one.reals if one else (inf, inf)))
+
+    def take(self, marked: Tensor, counts: Tensor) -> None:
+        """Take magnitudes, negative where they lie inside a bracket, and what each bracket counts in runs of them."""
         start = self.position
-        self.position += delta.numel()
+        if self._seen(bits.integers(marked), marked.dtype):
+            return
+        guesses, values = self._guesses(), marked.numpy().view("int32")
+        numbers = counts.numpy().reshape(-1, len(guesses), 4).sum(0).tolist()
+        pairs = zip(guesses, numbers, strict=True)
+        if gathering := [one for one, found in pairs if one and one.add(found, start, self._entries)]:
+            places = indices(values < 0)
+            found = values[places] & _MAGNITUDE
+            for bracket in gathering:
+                bracket.gather(found, places + start)
+
+    def _guesses(self) -> list[Bracket | None]:
+        """A bracket, or none, for each count that is not zero."""
+        brackets = self._brackets or [None] * len(self._ranks)
+        return [one for one, rank in zip(brackets, self._ranks, strict=True) if rank.seeks]
+
+    def _seen(self, magnitudes: Tensor, dtype: torch.dtype) -> bool:
+        """Look at the bits of a tile's magnitudes; whether there is nothing else to look for, such as brackets."""
+        start, self._dtype = self.position, dtype
+        self.position += magnitudes.numel()
         if self._sample is not None:
             runs = [(max(first - start, 0), last - start) for first, last in self._runs if first < self.position]
-            parts = [delta[first:last] for first, last in runs if last > 0]
-            self._sample += [_bits_of(part).cpu().numpy() for part in parts]
-            self._dtype = delta.dtype
-            return
-        self._look(delta)
+            self._sample += [on_cpu(fast(magnitudes)[first:last]).copy() for first, last in runs if last > 0]
+            return True
+        self._look(magnitudes)
         counts = None  # which are the same for all, as long as no digit is known
         for rank in () if self._brackets else self._ranks:
-            counts = rank.update(delta, start, counts)
-        magnitudes = _bits_of(delta) if self._brackets else delta
-        for bracket in self._brackets:
-            if bracket:
-                bracket.update(magnitudes, start, self._entries)
+            counts = rank.update(magnitudes, dtype, start, counts)
+        return not self._brackets
 
     def finish(self) -> tuple[float, ...] | None:
         entries, self.position = self._entries or self.position, 0
@@ -64,7 +94,7 @@ class Cut(Reducer):
             return None
         return tuple(number for rank in self._ranks for number in rank.found or ())
 
-    def _look(self, delta: Tensor) -> None:
+    def _look(self, magnitudes: Tensor) -> None:
         """Look at a tile of a sweep over all entries."""
 
     def _shares(self, sample: Any) -> list[float]:
@@ -80,8 +110,8 @@ class Cut(Reducer):
 
         sample, self._sample = np.concatenate(parts), None
         if sample.size < self._entries:
-            pairs = zip(self._ranks, self._shares(sample), strict=True)
-            made = [Bracket.around(sample, share, self._entries) if not one.found else None for one, share in pairs]
+            ordered, pairs = np.sort(sample), zip(self._ranks, self._shares(sample), strict=True)
+            made = [Bracket.around(ordered, share, self._entries) if not one.found else None for one, share in pairs]
             self._brackets = made if any(made) else []
             return
         self._seek(sample)
@@ -92,13 +122,18 @@ class Cut(Reducer):
     def _settle(self, entries: int) -> None:
         """Take what the brackets have found; a rank that its bracket does not know is found digit by digit."""
         self._seek()
-        brackets, self._brackets = self._brackets or [None] * len(self._ranks), []
-        for rank, bracket in zip(self._ranks, brackets, strict=True):
-            place = bracket.find(rank.left, entries) if bracket and rank.found is None else None
-            if place:
-                rank.settle(place, self._dtype)
+        brackets = self._brackets or [None] * len(self._ranks)
+        found = [
+            bracket.find(rank.left, entries) if bracket and rank.found is None else None
+            for rank, bracket in zip(self._ranks, brackets, strict=True)
+        ]
+        for rank, one in zip(self._ranks, found, strict=True):
+            if isinstance(one, Place):
+                rank.settle(one, self._dtype)
             elif not any(brackets):
                 rank.end_sweep(entries)
+        narrower = [one if isinstance(one, Bracket) else None for one in found]
+        self._brackets = narrower if any(narrower) else []
 
 
 class CutNonzero(Cut):
@@ -110,9 +145,9 @@ class CutNonzero(Cut):
         self._is_counted = False
         self._nonzero = 0
 
-    def _look(self, delta: Tensor) -> None:
+    def _look(self, magnitudes: Tensor) -> None:
         if not self._is_counted:
-            self._nonzero += int(delta.count_nonzero())
+            self._nonzero += count(fast(magnitudes) != 0)
 
     def _shares(self, sample: Any) -> list[float]:
         return [self._share * int((sample != 0).sum()) / sample.size]
@@ -132,7 +167,7 @@ class Order(Reducer):
 
     def update(self, values: Tensor) -> None:
         for rank in self._ranks:
-            rank.update(values, 0)
+            rank.update(magnitudes_of(values), values.dtype, 0)
 
     def finish(self) -> tuple[float, ...] | None:
         for rank in self._ranks:
@@ -151,6 +186,7 @@ class _Rank:
     """
 
     def __init__(self, k: int) -> None:
+        self.seeks = k > 0
         self.found: tuple[float, float] | None = None if k else (float("inf"), -1.0)
         self.left = k  # entries still to be kept among those that share the known digits
         self.span: tuple[int, int] | None = None  # where the last index is, once the magnitude is known
@@ -161,11 +197,11 @@ class _Rank:
 
     def settle(self, place: Place, dtype: torch.dtype) -> None:
         """Take what was found without digits; where the last index is not known, it is looked for in a span."""
-        magnitude = magnitude_of(place.bits, dtype)
         if place.last is not None:
-            self.found = (magnitude, float(place.last))
+            self.found = (magnitude_of(place.bits, dtype), float(place.last))
         else:
-            self._digits.magnitude, self.left, self.span = magnitude, place.left, place.span
+            self._digits.settle(place.bits, dtype)
+            self.left, self.span = place.left, place.span
 
     def seek(self, k: int) -> None:
         """Look for another k, before the first sweep ends."""
@@ -176,29 +212,29 @@ class _Rank:
     def magnitude(self) -> float | None:
         return self.found[0] if self._gathered and self.found else self._digits.magnitude
 
-    def update(self, delta: Tensor, start: int, counts: Tensor | None = None) -> Tensor | None:
-        """Look at a tile; `counts` are those of its first digits, if another rank has them. Gives them back."""
+    def update(self, magnitudes: Tensor, dtype: torch.dtype, start: int, counts: Tensor | None = None) -> Tensor | None:
+        """Look at a tile's bits; `counts` are those of its first digits, if another rank has them. Gives them back."""
         if self.found is not None:
             return counts
         if self._digits.magnitude is not None:
-            self._find_tie(delta, start)
+            self._find_tie(magnitudes, start)
             return counts
-        self._dtype = delta.dtype
+        self._dtype = dtype
         if self._gathered is not None:
-            values, places = self._digits.gather(delta)
+            values, places = self._digits.gather(magnitudes)
             self._gathered.append((values, places + start))
             return counts
         if counts is None or not self._digits.is_first:
-            counts = self._digits.count(delta)
+            counts = self._digits.count(magnitudes)
         self._counts = counts if self._counts is None else self._counts + counts
         return counts if self._digits.is_first else None
 
-    def _find_tie(self, delta: Tensor, start: int) -> None:
+    def _find_tie(self, magnitudes: Tensor, start: int) -> None:
         if self.span:
             first = max(0, self.span[0] - start)
-            delta, start = delta[first : max(0, self.span[1] - start)], start + first
+            magnitudes, start = magnitudes[first : max(0, self.span[1] - start)], start + first
         if self.left:
-            tied = indices(fast(bits.equal(delta.abs(), self._digits.magnitude or 0.0)))
+            tied = indices(fast(magnitudes) == self._digits.known)
             taken = min(self.left, len(tied))
             self._last = start + int(tied[taken - 1]) if taken else self._last
             self.left -= taken
@@ -234,36 +270,35 @@ class Digits:
 
     def __init__(self) -> None:
         self.magnitude: float | None = None
-        self._known = -1  # the digits known so far, -1 for none
+        self.known = -1  # the digits known so far, -1 for none
         self._shift = -1  # bits below the digit that is being counted, -1 before the first
 
     @property
     def is_first(self) -> bool:
         """Whether no digit is known."""
-        return self._known < 0
+        return self.known < 0
 
     def can_gather(self, dtype: torch.dtype) -> bool:
         """Whether the next sweep may gather those that share the known digits: 16 of 32 bits."""
         return dtype.itemsize == 4 and self._shift == 0
 
-    def gather(self, values: Tensor) -> tuple[Any, Any]:
-        """The bits of the values that share the known digits, and their indices."""
-        import numpy as np
+    def settle(self, magnitude: int, dtype: torch.dtype) -> None:
+        """Take all digits at once."""
+        self.known, self.magnitude = magnitude, magnitude_of(magnitude, dtype)
 
-        found = _bits_of(values)
-        if found.device.type != "cpu":
-            there = ((found >> 16) == self._known).nonzero().flatten()
-            return found[there].cpu().numpy(), there.cpu().numpy()
-        places = np.flatnonzero((found.numpy() >> 16) == self._known)
-        return found.numpy()[places], places
+    def gather(self, magnitudes: Tensor) -> tuple[Any, Any]:
+        """Those of some bits that share the known digits, and their indices."""
+        values = fast(magnitudes)
+        places = indices((values >> 16) == self.known)
+        return on_cpu(values[places]), on_cpu(places)
 
-    def count(self, values: Tensor) -> Tensor:
-        """How many of the values that share the known digits have each next one: 65,536 counts."""
+    def count(self, magnitudes: Tensor) -> Tensor:
+        """How many of the bits that share the known digits have each next one: 65,536 counts."""
         import torch
 
-        digits = _bits_of(values) >> (self._shift if self._shift >= 0 else values.dtype.itemsize * 8 - 16)
-        if self._known >= 0:
-            digits = digits[(digits >> 16) == self._known] & 0xFFFF
+        digits = magnitudes >> (self._shift if self._shift >= 0 else magnitudes.dtype.itemsize * 8 - 16)
+        if self.known >= 0:
+            digits = digits[(digits >> 16) == self.known] & 0xFFFF
         return torch.bincount(digits.to(torch.int32), minlength=1 << 16)
 
     def narrow(self, counts: Tensor, left: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -276,28 +311,24 @@ class Digits:
         place = int((from_top < left).sum())
         digit = counts.numel() - 1 - place
         left -= int(from_top[place - 1]) if place else 0
-        self._known = (max(self._known, 0) << 16) | digit
+        self.known = (max(self.known, 0) << 16) | digit
         self._shift = (self._shift if self._shift >= 0 else dtype.itemsize * 8 - 16) - 16
         if self._shift < 0:
-            self.magnitude = magnitude_of(self._known, dtype)
+            self.settle(self.known, dtype)
         return left, int(counts[digit])
 
 
-_INTEGERS = {2: "int16", 4: "int32", 8: "int64"}
-
-
-def _bits_of(values: Tensor) -> Tensor:
+def magnitudes_of(values: Tensor) -> Tensor:
     """The bits of magnitudes, as integers of their size."""
-    import torch
-
-    return values.abs().view(getattr(torch, _INTEGERS[values.dtype.itemsize]))
+    return bits.integers(values.abs())
 
 
-def magnitude_of(bits: int, dtype: torch.dtype) -> float:
+def magnitude_of(magnitude: int, dtype: torch.dtype) -> float:
     """The magnitude that has these bits."""
     import torch
 
-    return float(torch.tensor(bits, dtype=getattr(torch, _INTEGERS[dtype.itemsize])).view(dtype))
+    like = torch.zeros(1, dtype=dtype)
+    return float(bits.integers(like).fill_(magnitude).view(dtype))
 
 
 cut = op("reduce", "delta -> scalar", scratch_bytes=24, name="cut")(Cut)

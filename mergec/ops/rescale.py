@@ -61,7 +61,7 @@ class L1(Reducer):
         for part in blocks(delta):
             self._sums.add(wide(part).abs()[None])
 
-    def take_leaves(self, sums: Tensor) -> None:
+    def take(self, sums: Tensor) -> None:
         self._sums.add_leaves(sums)
 
     def finish(self) -> tuple[float, ...]:

@@ -47,8 +47,8 @@ class MeanSquares(Reducer):
         self._entries += deltas[0].numel()
         self._sums.add_products(deltas, [(i, i) for i in range(len(deltas))])
 
-    def take_leaves(self, sums: Tensor) -> None:
-        self._entries += sums.shape[1] * LEAF
+    def take(self, sums: Tensor) -> None:
+        self._entries += len(sums) * sums.shape[2] * LEAF
         self._sums.add_leaves(sums)
 
     def finish(self) -> tuple[float, ...]:

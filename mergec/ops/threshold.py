@@ -15,7 +15,7 @@ from mergec.graph import Node
 from mergec.ops.basic import cast
 from mergec.ops.op import Reducer, op
 from mergec.ops.pool import Pool, Values, over_model
-from mergec.ops.ranking import Digits
+from mergec.ops.ranking import Digits, magnitudes_of
 from mergec.ops.trim import keep_count, trim, trim_magnitude
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class _Part:
 
     def update(self, delta: Tensor) -> None:
         if self._digits.magnitude is None:
-            counts = self._digits.count(delta)
+            counts = self._digits.count(magnitudes_of(delta))
             self.counts, self.dtype = counts if self.counts is None else self.counts + counts, delta.dtype
         elif not self._searching:
             self.tied += int(delta.abs().eq(self._digits.magnitude).sum())

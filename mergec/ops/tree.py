@@ -79,11 +79,11 @@ class TreeSums:
         self._wait(self._waiting, values[:, full:])
 
     def add_leaves(self, sums: Tensor) -> None:
-        """Take the sums of whole leaves, streams x leaves, where no value waits for its leaf."""
+        """Take the sums of whole leaves, runs x streams x leaves of a run, where no value waits for its leaf."""
         if self._filled:
             raise ValueError("the leaves do not follow on what was taken")
         self._above = self._above or TreeSums()
-        self._above.add(sums)
+        self._above.add(sums.transpose(0, 1).reshape(sums.shape[1], -1))
 
     def add_products(self, tiles: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> None:
         """Take the products of pairs of tiles, which go by number: one stream for each pair."""

@@ -175,10 +175,8 @@ def descending(delta: Tensor) -> Tensor:
 
     if delta.device.type != "cpu" or delta.dtype.itemsize > 4:
         return delta.abs().argsort(dim=-1, descending=True, stable=True)
-    import numpy as np
-
-    packed = (~bits.integers(delta.abs()).numpy()).astype(np.int64)
-    packed <<= 32
-    packed |= np.arange(delta.shape[-1])
-    packed.sort(axis=-1)
-    return torch.from_numpy(packed).bitwise_and_(0xFFFFFFFF)
+    keys = (~bits.integers(delta.abs())).long()
+    keys <<= 32
+    keys |= torch.arange(delta.shape[-1])
+    keys.numpy().sort(axis=-1)
+    return keys.bitwise_and_(0xFFFFFFFF)

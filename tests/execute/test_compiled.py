@@ -20,10 +20,18 @@ from mergec.execute import loops as loaded
 from mergec.execute.chain import TILE, Chain, stages
 from mergec.execute.compiled import has_compiler, key_of, private_folder
 from mergec.execute.loops import Loops
+from mergec.ops import bracket
 from mergec.ops.fused import Numbers
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler on this machine")
-SHAPES = {"a.w": (300, 300), "b.w": (257, 511), "c.w": (70_001,), "d.w": (512, 256), "small.b": (33,)}
+SHAPES = {
+    "a.w": (300, 300),
+    "b.w": (257, 511),
+    "c.w": (70_001,),
+    "d.w": (512, 256),
+    "e.w": (300, 700),
+    "small.b": (33,),
+}
 
 
 @pytest.fixture
@@ -54,13 +62,14 @@ def libraries() -> list[Path]:
 
 
 @needs_compiler
-def test_loops_make_the_bytes_of_the_kernels(here: Path) -> None:
+def test_loops_make_the_bytes_of_the_kernels(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One plan of several methods, so that torch's compiler is started once."""
     rules: list[Mapping[str, Any]] = [
         {"match": "a.w", "method": "della", "parameters": {"density": 0.5, "epsilon": 0.2}},
         {"match": "b.w", "method": "ties", "parameters": {"density": 0.3}},
         {"match": "c.w", "method": "sce", "parameters": {"select_topk": 0.4}},
         {"match": "d.w", "method": "model_stock"},
+        {"match": "e.w", "method": "breadcrumbs", "parameters": {"density": 0.4, "gamma": 0.02}},
     ]
     models = [
         {"model": one, "parameters": {"weight": weight}} for one, weight in zip("abc", (0.3, 0.5, -0.2), strict=True)
@@ -72,6 +81,8 @@ def test_loops_make_the_bytes_of_the_kernels(here: Path) -> None:
     assert len(libraries()) >= 4
     made = {path: path.stat().st_mtime_ns for path in libraries()}
     assert bytes_of(recipe, "again", compile="auto") == plain
+    monkeypatch.setattr(bracket, "_FEW", 100)  # so that what lies in a bracket is counted in bins
+    assert bytes_of(recipe, "bins", compile="auto") == plain
     assert {path: path.stat().st_mtime_ns for path in libraries()} == made
 
 

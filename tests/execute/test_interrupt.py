@@ -172,7 +172,8 @@ def test_a_disk_that_fails_leaves_no_model_and_the_next_run_goes_on(
     real, calls = getattr(os, function), itertools.count(1)
 
     def fail(*arguments: Any) -> int:
-        if next(calls) == call:
+        is_probe = len(arguments) > 3  # whether a byte is cached, whose failure is no news
+        if not is_probe and next(calls) == call:
             raise OSError(error, os.strerror(error))
         return int(real(*arguments))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,3 +78,20 @@ def test_a_failing_disk_names_the_tensor(ref: TensorRef, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "preadv", fail)
     with reader_of(ref) as reader, pytest.raises(RunError, match=r"E410.*cannot read w .*Input/output error"):
         read(reader, ref, 0, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="this system does not say what is cached")
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_what_is_cached_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cached: bool) -> None:
+    path, asked = tmp_path / "file", []
+    path.write_bytes(bytes(100))
+
+    def waits(*arguments: Any) -> int:
+        raise BlockingIOError
+
+    if not is_cached:
+        monkeypatch.setattr(os, "preadv", waits)
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *span: asked.append(span[:2]))
+    with Reader([(str(path), 100)]) as reader:
+        reader.advise(str(path), 10, 60)
+    assert asked == ([] if is_cached else [(10, 50)])
