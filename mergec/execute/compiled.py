@@ -31,7 +31,8 @@ from mergec.plan import Output, Plan
 
 Compile: TypeAlias = Literal["auto", "on", "off"]
 _START_SECONDS, _CHAIN_SECONDS = 6.0, 3.0  # what compiling takes of one core
-_WORTH = 3  # compile where it saves so many times what it takes
+_WORTH = 3  # compile where it saves so many times what it takes; it takes memory too, so never under a limit
+_NOTABLE_SECONDS = 1.0
 _PACKAGE = Path(__file__).parents[1]
 _SMALLEST = 1 << 16  # entries of a tensor
 
@@ -56,8 +57,12 @@ class Compiler:
         if self._folder is None:
             return
         self._find(outputs, self._folder, retries=mode == "on")
-        if self._missing and has_compiler() and (mode == "on" or self._pays(outputs)):
-            self._start()
+        if self._missing and has_compiler():
+            saved, takes = self._saved_seconds(outputs), _START_SECONDS + _CHAIN_SECONDS * len(self._missing)
+            if mode == "on" or (plan.memory.limit_bytes is None and saved > _WORTH * takes):
+                self._start()
+            elif saved > _NOTABLE_SECONDS:
+                self.remarks = (_advice(saved, takes),)
         if mode == "on":
             self._wait()
 
@@ -103,6 +108,7 @@ class Compiler:
                         self._missing[chain.text] = chain
 
     def _saved_seconds(self, outputs: Sequence[Output]) -> float:
+        """About what a merge of the outputs would take less with the chains that are missing."""
         per_entry: dict[int, float] = {}
         for (kind, _), made in self._stages.items():
             for chain in (stage.chain for stage in made if stage.chain and stage.chain.text in self._missing):
@@ -110,11 +116,6 @@ class Compiler:
                 per_entry[kind] = per_entry.get(kind, 0.0) + saved
         total = sum(per_entry.get(output.kind, 0.0) * output.numel for output in outputs)
         return total * 1e-9 / self._plan.memory.workers
-
-    def _pays(self, outputs: Sequence[Output]) -> bool:
-        """Whether compiling saves several times what it takes; it takes memory too, so never under a limit."""
-        takes = _START_SECONDS + _CHAIN_SECONDS * len(self._missing)
-        return self._plan.memory.limit_bytes is None and self._saved_seconds(outputs) > _WORTH * takes
 
     def _start(self) -> None:
         place = str(_PACKAGE.parent)
@@ -146,6 +147,11 @@ class Compiler:
                 reason = _failure(self._folder, failed[0]).read_text(encoding="utf-8").partition("\n")[0]
             what = f"{len(failed)} of {count(len(self._missing), 'chain')} of ops could not be compiled: {reason}"
             self.remarks = (remark("W512", what, "torch's kernels make the same bytes, in more time"),)
+
+
+def _advice(saved: float, takes: float) -> str:
+    what = f"with compiled loops this would take about {saved:.0f} s less"
+    return remark("W513", what, f"`--compile on` makes them, once, in about {takes:.0f} s; later runs find them")
 
 
 def _failure(folder: Path, text: str) -> Path:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import mergec
 from mergec.errors import UsageError
+from mergec.execute import compiled
 from mergec.execute import loops as loaded
 from mergec.execute.chain import TILE, Chain, stages
 from mergec.execute.compiled import has_compiler, key_of, private_folder
@@ -179,3 +180,16 @@ def test_small_merges_compile_nothing(here: Path) -> None:
     assert libraries() == []
     assert not list(Path("cache").glob("loops/*.no"))
     assert os.listdir("out")
+
+
+@needs_compiler
+def test_auto_says_what_loops_that_are_missing_would_save(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = str(write_recipe(here, "task_arithmetic", "ab", base_model="base", parameters={"weight": 0.5}))
+    run = ("run", recipe, "out", "--rebuild", "--device", "cpu")
+    assert "W513" not in command(*run).err  # a moment
+    monkeypatch.setattr(compiled, "_NOTABLE_SECONDS", 0.0)
+    said = "warning[W513]: with compiled loops this would take about 0 s less; hint: `--compile on`"
+    assert said in command(*run).err
+    assert "W513" not in command(*run, "--compile", "off").err
+    command(*run, "--compile", "on")
+    assert "W513" not in command(*run).err
