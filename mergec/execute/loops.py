@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mergec.execute.chain import TILE, Chain, Stage, function
 from mergec.execute.evaluate import Sweep
 from mergec.graph import Node
-from mergec.ops.fused import CUTS, FORMS, LEAVES, Numbers, results, unbounded
+from mergec.ops.fused import CUTS, FORMS, TAKEN, Numbers, results, unbounded
 from mergec.ops.op import Reducer, Tile
 from mergec.ops.random import BLOCK
 from mergec.ops.tree import LEAF
@@ -141,7 +141,7 @@ class Program:
         numbers = _numbers([self._nodes[index] for index in chain.body], sweep, tile)
         self._loops[chain.text](sources, numbers, [one for made, _ in rooms for one in made], self._scratch)
         for index, (_, joined) in zip(chain.results, rooms, strict=True):
-            if self._nodes[index].op not in {*LEAVES, *CUTS}:
+            if self._nodes[index].op not in TAKEN:
                 (live[index],) = joined
             elif reducer := _reducer(index, sweep):
                 reducer.position = tile.start
@@ -149,7 +149,7 @@ class Program:
         return live.get(chain.results[-1])
 
     def _room(self, index: int, entries: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Room for what loops make of a node, tile after tile, and the same as one: flat, or leaves x streams x ...
+        """Room for what loops make of a node, tile after tile, and the same as one: flat, or tiles x streams x leaves.
 
         It is used again from tile to tile: who keeps of it copies.
         """

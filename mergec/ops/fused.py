@@ -286,7 +286,9 @@ LEAVES = {"gram", "gram_deltas", "squares", "mean_squares", "l1"}
 
 
 CUTS = {"cut", "cut_nonzero"}
-"""Reductions by brackets (`mergec.ops.bracket`), of float32."""
+"""Reductions by brackets (`mergec.ops.bracket`), of float32: their forms yield marked magnitudes, and counts."""
+TAKEN = LEAVES | CUTS
+"""Reductions that take what their forms yield."""
 
 
 def unbounded(node: Node) -> tuple[float, ...]:
