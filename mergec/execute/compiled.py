@@ -31,7 +31,7 @@ from mergec.plan import Output, Plan
 
 Compile: TypeAlias = Literal["auto", "on", "off"]
 _START_SECONDS, _CHAIN_SECONDS = 6.0, 3.0  # what compiling takes of one core
-_WORTH = 3  # compile where it saves so many times what it takes; it takes memory too, so never under a limit
+_WORTH = 2  # compile where it saves so many times what it takes; it takes memory too, so never under a limit
 _NOTABLE_SECONDS = 1.0
 _PACKAGE = Path(__file__).parents[1]
 _SMALLEST = 1 << 16  # entries of a tensor
