@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from mergec.artifact import LoadedArtifact
     from mergec.execute.compiled import Compile
+    from mergec.execute.crew import Report
     from mergec.execute.run import Result
-    from mergec.execute.work import Report
 
 
 class Plan(plan.Plan):

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from mergec.execute.work import Progress, Report
+from mergec.execute.crew import Progress, Report
 from mergec.plan import Plan
 
 _LINE_SECONDS = 5.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice, repeat
 from math import ceil, lcm, prod
 from types import MappingProxyType
 
@@ -258,7 +259,8 @@ def promise_memory(
 
     Each statistic is held once for all workers, beside the parts they fill.
     """
-    wanted = min(workers or _cores(), max(1, len(outputs)))
+    most = sum(_tiles(kinds[output.kind], output, LARGEST_TILE) for output in outputs)
+    wanted = min(workers or _cores(), max(1, most))
     for count in range(wanted, 0, -1):
         tile = LARGEST_TILE
         while tile >= SMALLEST_TILE:
@@ -281,15 +283,19 @@ def _cores() -> int:
 
 
 def peak_bytes(kinds: Sequence[Kind], outputs: Sequence[Output], tile: int, workers: int, statistics: int = 0) -> int:
-    """What a run may allocate: for each worker the most expensive output, and what is held in any case.
+    """What a run may allocate: for each worker the most expensive tile there may be, and what is held in any case.
 
     A model whose states are found is loaded before all else, and is gone when the first output is made.
     """
     given = [output for output in outputs if kinds[output.kind].kind_class == "states"]
     loaded = max((evaluated_bytes(kinds[output.kind], output, tile) for output in given), default=0)
     others = (output for output in outputs if kinds[output.kind].kind_class != "states")
-    costs = sorted((evaluated_bytes(kinds[output.kind], output, tile) for output in others), reverse=True)
-    working = statistics * _REDUCE_BYTES + workers * _WORKER_BYTES + sum(costs[:workers])
+    costs = sorted(
+        ((evaluated_bytes(kinds[one.kind], one, tile), _tiles(kinds[one.kind], one, tile)) for one in others),
+        reverse=True,
+    )
+    dearest = islice(chain.from_iterable(repeat(cost, tiles) for cost, tiles in costs), workers)
+    working = statistics * _REDUCE_BYTES + workers * _WORKER_BYTES + sum(dearest)
     return _FIXED_BYTES + sum(8 * output.numel for output in given) + max(loaded, working)
 
 
@@ -298,13 +304,23 @@ def evaluated_bytes(kind: Kind, output: Output, tile: int) -> int:
         return 0
     if kind.kind_class == "states":
         return kind.held_bytes
-    swept = kind.entries if output.is_part else output.numel
+    swept = _swept(kind, output)
     entries = min(swept, tile_entries(kind, tile))
     live = entries * (kind.tile_bytes + ITEM_BYTES[output.dtype] * ceil(output.numel / max(1, swept)))
     live += 2 * kind.held_bytes  # an op may need them in another layout
     sweeps = max([len(kind.passes) - 1, *map(len, kind.surveys)])
     reductions = _REDUCE_BYTES * sweeps * len(kind.slots)
     return int(live * _ALLOCATOR_SHARE) + reductions
+
+
+def _swept(kind: Kind, output: Output) -> int:
+    """How many entries are swept for an output."""
+    return kind.entries if output.is_part else output.numel
+
+
+def _tiles(kind: Kind, output: Output, tile: int) -> int:
+    """Into how many tiles an output is cut, which workers may share."""
+    return 1 if kind.kind_class in ("copy", "states") else ceil(_swept(kind, output) / tile_entries(kind, tile))
 
 
 def tile_entries(kind: Kind, tile: int) -> int:

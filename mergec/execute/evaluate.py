@@ -1,4 +1,7 @@
-"""Evaluate one output tensor: sweep over its tiles, feed reductions and statistics, hand finished tiles on in order."""
+"""Evaluate one output tensor: sweep over its tiles, feed reductions and statistics, hand finished tiles on in order.
+
+Several hands may take part in a sweep. Each computes tiles of its own; reductions and results have them in order.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from mergec.execute.line import Line
 from mergec.graph import Node
 from mergec.ops.op import OPS, Reducer, Tile
 from mergec.ops.pool import Part, Values
@@ -33,6 +37,22 @@ class Compiled(Protocol):
     def cut(self, tile: Tile) -> Iterator[Tile]: ...
 
     def over(self, sweep: Sweep, tile: Tile) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Hand:
+    """One that computes tiles: how it loads, what takes its part of the result, and the compiled form of each pass.
+
+    It computes one tile at a time, and may use buffers of its own again for the next.
+    """
+
+    load: Load
+    emit: Emit | None = None
+    compiled: Callable[[int], Compiled | None] = lambda number: None
+
+
+Share: TypeAlias = Callable[[Callable[[Hand], None]], None]
+"""Calls its argument with a hand, or with several in threads of their own; returns when all of these calls have."""
 
 
 @contextmanager
@@ -60,15 +80,17 @@ def evaluate(
     known: Mapping[int, Values] = MappingProxyType({}),
     states: Mapping[int, Tensor] = MappingProxyType({}),
     compiled: Callable[[int], Compiled | None] = lambda number: None,
+    share: Share | None = None,
 ) -> None:
     """Compute what a kind makes of the tensor `name`, `tile` entries at a time (whole rows where rows stay together).
 
     The result does not depend on `tile`. A tile may yield more or fewer entries than it has, as packing does. `known`
     has the value of each statistic, by its `over_model` node, `states` the flat values of each node of that class,
-    `compiled` the compiled form of each pass, if any.
+    `compiled` the compiled form of each pass, if any. `share` has other hands take part in each sweep.
     """
     if nodes[kind.root].type.numel:
-        _run(kind.passes, nodes, Tiles(name, kind, tile, device), load, known, {}, emit, states, compiled)
+        hand = Hand(load, emit, compiled)
+        _run(kind.passes, nodes, Tiles(name, kind, tile, device), hand, share, known, {}, states)
 
 
 def feed(
@@ -82,10 +104,11 @@ def feed(
     parts: Mapping[int, Part],
     device: Any = "cpu",
     known: Mapping[int, Values] = MappingProxyType({}),
+    share: Share | None = None,
 ) -> None:
     """Feed a tensor to parts of statistics of one round, by the reduction they are parts of; arguments as above."""
     if kind.entries:
-        _run(kind.surveys[round], nodes, Tiles(name, kind, tile, device), load, known, parts, None)
+        _run(kind.surveys[round], nodes, Tiles(name, kind, tile, device), Hand(load), share, known, parts)
 
 
 @dataclass(frozen=True)
@@ -136,20 +159,19 @@ def _run(
     passes: Sequence[Sequence[Step]],
     nodes: Sequence[Node],
     cut: Tiles,
-    load: Load,
+    hand: Hand,
+    share: Share | None,
     known: Mapping[int, Values],
     parts: Mapping[int, Part],
-    emit: Emit | None,
     states: Mapping[int, Tensor] = MappingProxyType({}),
-    compiled: Callable[[int], Compiled | None] = lambda number: None,
 ) -> None:
     """Sweep over a tensor, pass by pass; what the last pass yields is emitted, if anybody takes it."""
-    emitted = 0
     scalars, held = dict(known), dict[int, Any](states)
     used = {source.index for steps in passes for step in steps for source in nodes[step.node].inputs}
     for number, steps in enumerate(passes):
-        program = compiled(number)
+        program = hand.compiled(number)
         cut = replace(cut, unit=program.unit if program else 1)
+        emits = hand.emit is not None and steps is passes[-1]
         _evaluate_scalars(steps, nodes, scalars)
         reducers = {
             step.node: OPS[nodes[step.node].op].kernel(**dict(nodes[step.node].attrs))
@@ -158,20 +180,37 @@ def _run(
         }
         fed: Mapping[int, Part] = {step.node: parts[step.node] for step in steps if step.node in parts}
         while True:
-            sweep = Sweep(steps, nodes, load, scalars, held, (reducers, fed))
-            runs = None if fed or (emit and steps is passes[-1]) else _asked(reducers.values(), cut.kind.entries)
+            runs = None if fed or emits else _asked(reducers.values(), cut.kind.entries)
             tiles = cut.of(steps, nodes) if runs is None else cut.over(runs)
-            for tile in chain.from_iterable(map(program.cut, tiles)) if program else tiles:
-                values = program.over(sweep, tile) if program else sweep.over(tile)
-                if emit and steps is passes[-1]:
-                    emit(emitted, values)
-                    emitted += values.numel()
+            line = Line(chain.from_iterable(map(program.cut, tiles)) if program else tiles)
+            sweep = Sweep(steps, nodes, hand.load, scalars, held, (reducers, fed), line)
+            one = partial(_take_part, sweep, number, emits)
+            share(one) if share else one(hand)
             fed = {}  # a part is fed once
             results = {node: reducer.finish() for node, reducer in reducers.items()}
             scalars |= {node: result for node, result in results.items() if result is not None}
             reducers = {node: reducer for node, reducer in reducers.items() if results[node] is None}
             if not reducers:
                 break
+
+
+def _take_part(sweep: Sweep, number: int, emits: bool, hand: Hand) -> None:
+    """Let a hand compute tiles of a sweep of pass `number` until there are no more; the result's are emitted in order.
+
+    A hand that fails takes the others with it.
+    """
+    program, line = hand.compiled(number), sweep.line
+    mine = replace(sweep, load=hand.load)
+    try:
+        for tile in line:
+            values = program.over(mine, tile) if program else mine.over(tile)
+            if emits and hand.emit:
+                with line.turn("emit", tile):
+                    hand.emit(line.emitted, values)
+                    line.emitted += values.numel()
+    except BaseException as error:
+        line.fail(error)
+        raise
 
 
 def _asked(reducers: Iterable[Reducer], entries: int) -> list[tuple[int, int]] | None:
@@ -194,7 +233,7 @@ def _evaluate_scalars(steps: Sequence[Step], nodes: Sequence[Node], scalars: dic
 class Sweep:
     """One way through a tensor: the steps of a pass, and what all its tiles share.
 
-    `held` are values that need computing once, `taken` is who takes a reduction's tiles.
+    `held` are values that need computing once, `taken` is who takes a reduction's tiles, in the order of the `line`.
     """
 
     steps: Sequence[Step]
@@ -203,6 +242,7 @@ class Sweep:
     scalars: Mapping[int, tuple[float, ...]]
     held: dict[int, Any]
     taken: Sequence[Mapping[int, Reducer | Part]]
+    line: Line
 
     def over(self, tile: Tile) -> Any:
         """One tile through the steps; returns the value of the last."""
@@ -244,11 +284,8 @@ class Sweep:
     def applied(self, node: Node, inputs: list[Any], tile: Tile) -> Any:
         """The value of a node; none of a reduction, whose tiles are handed to those that take them."""
         if node.op_class == "reduce":
-            for takers in self.taken:
-                taker = takers.get(node.index)  # none where it has its result
-                if isinstance(taker, Reducer):
-                    taker.position = tile.start
-                if taker is not None:
+            with self.takers(node.index, tile) as takers:
+                for taker in takers:
                     taker.update(*inputs)
             return None
         op = OPS[node.op]
@@ -263,6 +300,19 @@ class Sweep:
             inputs = [_shaped(value, source) for value, source in zip(inputs, node.inputs, strict=True)]
             return op.kernel(*inputs, **attrs).reshape(-1)
         return op.kernel(*inputs, **attrs)
+
+    @contextmanager
+    def takers(self, node: int, tile: Tile) -> Iterator[Sequence[Reducer | Part]]:
+        """Who takes a tile of a reduction, now that it has taken those before; none where it has its result."""
+        takers = [taker for takers in self.taken if (taker := takers.get(node)) is not None]
+        if not takers:
+            yield ()
+            return
+        with self.line.turn(node, tile):
+            for taker in takers:
+                if isinstance(taker, Reducer):
+                    taker.position = tile.start
+            yield takers
 
 
 def _shaped(value: Any, node: Node) -> Any:

@@ -143,9 +143,11 @@ class Program:
         for index, (_, joined) in zip(chain.results, rooms, strict=True):
             if self._nodes[index].op not in TAKEN:
                 (live[index],) = joined
-            elif reducer := _reducer(index, sweep):
-                reducer.position = tile.start
-                reducer.take(*joined)
+                continue
+            with sweep.takers(index, tile) as takers:
+                for taker in takers:
+                    if isinstance(taker, Reducer):  # a part of a statistic has no form
+                        taker.take(*joined)
         return live.get(chain.results[-1])
 
     def _room(self, index: int, entries: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergec.errors import RunError
-from mergec.execute.work import Finished, Progress, Report
+from mergec.execute.crew import Progress, Report
+from mergec.execute.work import Finished
 from mergec.io.journal import Placed
 from mergec.io.lockfile import LockFile
 from mergec.io.staging import Staging

@@ -11,11 +11,12 @@ from mergec.errors import RunError, UsageError, count
 from mergec.execute import reuse
 from mergec.execute.ahead import read_ahead
 from mergec.execute.compiled import Compile, Compiler
+from mergec.execute.crew import Report
 from mergec.execute.devices import Devices, choose_devices, computes
 from mergec.execute.reuse import Decision
 from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
-from mergec.execute.work import Report, survey, work
+from mergec.execute.work import survey, work
 from mergec.io.digests import FollowedFiles, remembered, state_id
 from mergec.io.hub import is_hub_path, missing_bytes
 from mergec.io.journal import Journal, Placed

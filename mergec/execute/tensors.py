@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from mergec.execute.crew import one_thread
 from mergec.execute.evaluate import evaluate
-from mergec.execute.work import one_thread
 from mergec.io.reader import Reader
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 from mergec.plan import Output, Plan

@@ -1,26 +1,19 @@
-"""Work: tensors handed out to workers by a bounded queue, each read and then evaluated and written, or surveyed."""
+"""Work: what a worker does for an output tensor - copy it, read and compute and write it, or survey it."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import math
-import queue
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import cycle, islice
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, path_text
-from mergec.execute.ahead import expect, reading_order
 from mergec.execute.compiled import Compiler
-from mergec.execute.devices import Devices, computes
-from mergec.execute.evaluate import evaluate, feed, one_torch_thread
+from mergec.execute.crew import Crew, Offer, Progress, Report, give_back_freed_memory, hand_out
+from mergec.execute.devices import Devices
+from mergec.execute.evaluate import Hand, evaluate, feed
 from mergec.execute.loops import Program
 from mergec.execute.statistics import Statistics
 from mergec.graph import walk
@@ -34,22 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a run has done: sums over all workers since the last report. Times are seconds of worker time."""
-
-    tensors: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    read_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    write_seconds: float = 0.0
-
-
-Report = Callable[[Progress], None]
 Finished = Callable[[Output, str], None]
 """(tensor, SHA-256): its bytes are in their place."""
 Passed = Callable[[str, int], None]
@@ -79,13 +56,13 @@ def work(
             digest = _copy(crew, staging, output, reader)
         else:
             known = statistics.known(output) if statistics else {}
-            digest = _Writer(crew, output, reader, device, staging).run(known, states)
+            digest = _Writer(crew, output, reader, device, staging, compiler).run(known, states)
         finished(output, digest)
         if passed:
             for source in output.sources:
                 passed(source.file, source.end)
 
-    return _hand_out(plan, outputs, compute, devices, report, compiler)
+    return hand_out(plan, outputs, compute, devices, report)
 
 
 def survey(
@@ -108,130 +85,15 @@ def survey(
             with statistics.parts(output) as parts:
                 _Loader(crew, output, reader, device).feed(turn, parts, statistics.known(output))
 
-        read_bytes += _hand_out(plan, members, one, devices, report)
-        _give_back_freed_memory()
+        read_bytes += hand_out(plan, members, one, devices, report)
+        give_back_freed_memory()
     return read_bytes
-
-
-def _hand_out(
-    plan: Plan,
-    outputs: Sequence[Output],
-    job: Job,
-    devices: Devices,
-    report: Report | None,
-    compiler: Compiler | None = None,
-) -> int:
-    """Do a job for every output on the plan's workers, each on one of the devices; returns the bytes read.
-
-    A bounded queue hands out tensors in the order of the input files; the first failure stops all workers.
-    """
-    ordered = sorted(outputs, key=reading_order(plan))
-    tasks: queue.Queue[Output | None] = queue.Queue(maxsize=2 * plan.memory.workers)
-    crew = Crew(plan, report, job, compiler)
-    with Reader((source.path, source.file_bytes) for source in plan.files) as reader, one_thread(plan):
-        threads = [
-            threading.Thread(target=crew.work, args=(tasks, reader, device), name=f"worker-{number}", daemon=True)
-            for number, device in enumerate(islice(cycle(devices), min(plan.memory.workers, max(1, len(ordered)))))
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for task in [*ordered, *[None] * len(threads)]:
-                if task and plan.kinds[task.kind].kind_class != "copy":  # which the kernel reads ahead for itself
-                    expect(reader, task)
-                crew.put(tasks, task)
-            for thread in threads:
-                thread.join()
-        except BaseException:  # Ctrl-C above all: let the workers end their tile before the files are closed
-            crew.stop.set()
-            for thread in threads:
-                thread.join()
-            raise
-    if crew.error is not None:
-        raise crew.error
-    return crew.read_bytes
-
-
-@contextmanager
-def one_thread(plan: Plan) -> Iterator[None]:
-    """One thread for each worker: torch's own would wait for each other at every tile, long on a busy machine."""
-    if not computes(plan):
-        yield
-        return
-    _hold_freed_memory()
-    with one_torch_thread():
-        yield
-
-
-def _hold_freed_memory() -> None:
-    """Ask glibc to use a freed tile's memory for the next one: returned to the system, each page is faulted in anew."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-
-
-def _give_back_freed_memory() -> None:
-    """Ask glibc for it: what threads that have ended held is of no use to those that come."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
-
-
-Job = Callable[["Crew", Output, Reader, Any], None]
-"""(crew, tensor, open files, device): what is done for a tensor."""
 
 
 def _is_finite(tile: Tensor) -> bool:
     """Whether no entry is infinite or NaN: both would show in the extremes, which are found much faster."""
     low, high = tile.aminmax()
     return math.isfinite(low) and math.isfinite(high)
-
-
-@dataclass
-class Crew:
-    """What workers share: the plan, what each does for an output, the first error, and the sign to stop."""
-
-    plan: Plan
-    report: Report | None
-    job: Job
-    compiler: Compiler | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
-    error: BaseException | None = None
-    read_bytes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def put(self, tasks: queue.Queue[Output | None], task: Output | None) -> None:
-        while not self.stop.is_set():
-            try:
-                return tasks.put(task, timeout=0.2)
-            except queue.Full:
-                continue
-
-    def work(self, tasks: queue.Queue[Output | None], reader: Reader, device: Any) -> None:
-        while not self.stop.is_set():
-            try:
-                output = tasks.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if output is None:
-                return
-            try:
-                self.job(self, output, reader, device)
-            except BaseException as error:  # whatever it is, the other workers must stop and the caller must know
-                with self.lock:
-                    self.error = self.error or error
-                self.stop.set()
-
-    def tell(self, progress: Progress) -> None:
-        with self.lock:
-            self.read_bytes += progress.read_bytes
-            if self.report:
-                self.report(progress)
-
-    def check(self) -> None:
-        if self.stop.is_set():
-            raise RunError("E499", "stopped")
 
 
 def _copy(crew: Crew, staging: Staging, output: Output, reader: Reader) -> str:
@@ -258,11 +120,38 @@ class _Loader:
 
     def feed(self, round: int, parts: Mapping[int, Part], known: Mapping[int, Values]) -> None:
         """Show the tensor to parts of statistics."""
-        feed(self._kind, round, self._crew.plan.nodes, parts=parts, known=known, load=self._load, **self._shape())
+        feed(
+            self._kind,
+            round,
+            self._crew.plan.nodes,
+            parts=parts,
+            known=known,
+            load=self._load,
+            share=self._share,
+            **self._shape(),
+        )
         self._report()
 
     def _shape(self) -> dict[str, Any]:
         return {"name": self._output.tensor, "tile": self._crew.plan.memory.tile, "device": self._device}
+
+    def _hand(self) -> Hand:
+        return Hand(self._load)
+
+    def _helper(self) -> _Loader:
+        """The same tensor on another worker."""
+        return _Loader(self._crew, self._output, self._reader, self._device)
+
+    def _share(self, take_part: Callable[[Hand], None]) -> None:
+        """Take part in a sweep, as helpers may."""
+
+        def join() -> None:
+            helper = self._helper()
+            take_part(helper._hand())
+            helper._report()
+
+        with self._crew.offered(Offer(join, self._device)):
+            take_part(self._hand())
 
     def _report(self, tensors: int = 0, written_bytes: int = 0) -> None:
         now = time.perf_counter()
@@ -306,9 +195,12 @@ class _Loader:
 class _Writer(_Loader):
     """One output tensor on one worker, computed and written."""
 
-    def __init__(self, crew: Crew, output: Output, reader: Reader, device: Any, staging: Staging) -> None:
+    def __init__(
+        self, crew: Crew, output: Output, reader: Reader, device: Any, staging: Staging, compiler: Compiler | None
+    ) -> None:
         super().__init__(crew, output, reader, device)
-        self._staging = staging
+        self._staging, self._compiler = staging, compiler
+        self._programs: dict[int, Program] = {}
         self._sha256 = hashlib.sha256()
 
     def run(self, known: Mapping[int, Values], states: Mapping[int, Tensor]) -> str:
@@ -321,14 +213,27 @@ class _Writer(_Loader):
             load=self._load,
             emit=self._emit,
             compiled=self._compiled,
+            share=self._share,
             **self._shape(),
         )
         self._report(tensors=1)
         return self._sha256.hexdigest()
 
+    def _hand(self) -> Hand:
+        return Hand(self._load, self._emit, self._compiled)
+
+    def _helper(self) -> _Writer:
+        """The same tensor on another worker, with the digest in common, since it is emitted in order."""
+        helper = _Writer(self._crew, self._output, self._reader, self._device, self._staging, self._compiler)
+        helper._sha256 = self._sha256
+        return helper
+
     def _compiled(self, number: int) -> Program | None:
-        compiler = self._crew.compiler
-        return compiler.program(self._output.kind, number) if compiler else None
+        if number not in self._programs and self._compiler:
+            made = self._compiler.program(self._output.kind, number)
+            if made:
+                self._programs = {number: made}
+        return self._programs.get(number)
 
     def _emit(self, start: int, tile: Tensor) -> None:
         import torch

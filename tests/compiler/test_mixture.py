@@ -22,8 +22,8 @@ from vocabularies import word_tokenizer
 import mergec
 from mergec.compiler.families import FAMILIES
 from mergec.errors import RecipeError
+from mergec.execute.crew import Progress
 from mergec.execute.run import run
-from mergec.execute.work import Progress
 from mergec.graph import listing
 from mergec.recipe.canon import canonical_text
 from mergec.recipe.format import format_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -53,8 +54,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def bytes_of(recipe: Path, out: str, **options: Any) -> bytes:
-    mergec.compile(recipe, workers=2).run(out, device="cpu", rebuild=True, **options)
+def bytes_of(recipe: Path, out: str, *, tile: int | None = None, **options: Any) -> bytes:
+    plan = mergec.compile(recipe, workers=3)
+    plan = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, tile=tile or plan.memory.tile))
+    plan.run(out, device="cpu", rebuild=True, **options)
     return Path(out, "model.safetensors").read_bytes()
 
 
@@ -82,6 +85,7 @@ def test_loops_make_the_bytes_of_the_kernels(here: Path, monkeypatch: pytest.Mon
     assert len(libraries()) >= 4
     made = {path: path.stat().st_mtime_ns for path in libraries()}
     assert bytes_of(recipe, "again", compile="auto") == plain
+    assert bytes_of(recipe, "shared", compile="auto", tile=1 << 14) == plain  # by several workers
     monkeypatch.setattr(bracket, "_FEW", 100)  # so that what lies in a bracket is counted in bins
     assert bytes_of(recipe, "bins", compile="auto") == plain
     assert {path: path.stat().st_mtime_ns for path in libraries()} == made

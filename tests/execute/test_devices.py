@@ -14,8 +14,8 @@ from checkpoints import linear, write_recipe
 from models import Family
 
 import mergec
+from mergec.execute import crew, work
 from mergec.execute import run as runs
-from mergec.execute import work
 from mergec.execute.devices import choose_devices
 
 Families = Callable[..., Family]
@@ -70,6 +70,6 @@ def test_a_device_beyond_the_workers_is_left_alone(family: Families, tmp_path: P
     plan = mergec.compile(linear(tmp_path, *llama.tunes))
     plan = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, workers=1))
     used: set[Any] = set()
-    job = lambda crew, output, reader, device: used.add(device)  # noqa: E731
-    work._hand_out(plan, plan.outputs, job, TWO, None)
+    job = lambda who, output, reader, device: used.add(device)  # noqa: E731
+    crew.hand_out(plan, plan.outputs, job, TWO, None)
     assert used == {TWO[0]}

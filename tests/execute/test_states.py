@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 import mergec
 from mergec.errors import RecipeError, RunError
 from mergec.execute import states
+from mergec.execute.crew import Progress
 from mergec.execute.run import run
-from mergec.execute.work import Progress
 
 PROMPTS = {"a": (["w1 w2 w3", "w4"], []), "b": (["w5 w6"], ["w1", "w7 w8 w9"])}
 SCOPE = {"weight": 1, "density": 0.5, "scope": "model"}
