@@ -26,7 +26,7 @@ FLOOR_GOALS = {"linear": 2, "ties": 5}  # mergec's work over reading and writing
 
 
 def write_page(page: Path, log: Log) -> None:
-    sizes = [size for size in SIZES if any(run.size == size for run in log.runs)]
+    sizes = [size for size in SIZES if any(_usual(log, size, method, "mergec") for method in METHODS)]
     text = [_HEAD.format(machine=_machine(), plot=f"{page.stem}.png"), *(_section(size, log) for size in sizes)]
     page.write_text("\n".join([*text, *_floor(log), *_mecha(log), *_gpu(log), *_curves(log)]).rstrip() + "\n")
     _plot(page.with_suffix(".png"), log, sizes)
@@ -125,8 +125,7 @@ def _row(size: str, method: str, log: Log) -> list[str]:
     if not ours:
         return []
     runtime = log.facts["python" if method == "passthrough" else "torch"]
-    held = [_median(runs, "anonymous_mib") - runtime if runs else 0.0 for runs in (ours, theirs)]
-    memory = [f"{max(0.0, one):,.0f} MiB" for one in held]
+    memory = [_held(runs, runtime) for runs in (ours, theirs)]
     goals = dict(zip(("0.25B", "1B"), RATIO_GOALS[method], strict=True))
     ratio = _median(theirs) / _median(ours) if theirs else 0.0
     share = log.facts.get(f"{size} {method} apart")
@@ -136,6 +135,11 @@ def _row(size: str, method: str, log: Log) -> list[str]:
     cpu = [f"{_median(runs, 'cpu_seconds'):.1f} s" if runs else "" for runs in (ours, theirs)]
     turns = f"{len(ours)}, {len(theirs)}" if len(ours) != len(theirs) else str(len(ours))
     return [method, *times, f"{ratio:.1f}" if theirs else "", goal, *cpu, *memory, apart, turns]
+
+
+def _held(runs: Sequence[Run], runtime: float) -> str:
+    """The memory that runs took beyond the runtime's."""
+    return f"{max(0.0, _median(runs, 'anonymous_mib') - runtime):,.0f} MiB" if runs else ""
 
 
 def _floor(log: Log) -> list[str]:
@@ -164,7 +168,7 @@ def _mecha(log: Log) -> list[str]:
             ours, theirs = (_usual(log, size, method, tool) for tool in ("mergec", "sd-mecha"))
             if ours and theirs:
                 share = log.facts.get(f"{size} {method} apart from sd-mecha")
-                peaks = [f"{_median(runs, 'anonymous_mib') - log.facts['torch']:,.0f} MiB" for runs in (ours, theirs)]
+                peaks = [_held(runs, log.facts["torch"]) for runs in (ours, theirs)]
                 times = [f"{_median(runs):.1f} s" for runs in (ours, theirs)]
                 ratio = f"{_median(theirs) / _median(ours):.1f}"
                 rows.append([size, method, *times, ratio, *peaks, "" if share is None else f"{share:.3%}"])
