@@ -71,7 +71,8 @@ class Bracket:
     def __init__(self, low: int, high: int, top: int, expected: float) -> None:
         self._low, self._high, self._top = low, high, top
         self._above_high = self._above_low = 0
-        self._gathered: list[tuple[Any, Any]] | None = [] if expected <= _FEW else None
+        self._expects_few = expected <= _FEW
+        self._gathered: tuple[Any, Any] | None = None
         self._number = 0
         self._bins: Any = None
         self._groups: list[list[int]] = []  # where some tiles begin, and their entries equal to high, to low
@@ -127,15 +128,18 @@ class Bracket:
         import numpy as np
 
         inside = (values > self._low) & (values < self._high)
-        values = values[inside]
+        values, begin = values[inside], self._number
         self._number += values.size
-        if self._gathered is not None and self._number <= _FEW:
-            self._gathered.append((values, places[inside]))
+        if self._bins is None and self._expects_few and self._number <= _FEW:
+            # Room for all at once: arrays kept from each tile would lie between the tiles, and hold their memory.
+            self._gathered = self._gathered or (np.empty(_FEW, values.dtype), np.empty(_FEW, np.int64))
+            self._gathered[0][begin : self._number] = values
+            self._gathered[1][begin : self._number] = places[inside]
             return
         if self._bins is None:
             self._bins = np.zeros(1 << _BITS, np.int64)
-            for earlier, _ in self._gathered or ():
-                self._bins += self._counted(earlier)
+            if self._gathered:
+                self._bins += self._counted(self._gathered[0][:begin])
             self._gathered = None
         self._bins += self._counted(values)
 
@@ -152,10 +156,8 @@ class Bracket:
             return self._tie(self._low, 2, k - self._above_low, entries)
         if self._bins is not None:
             return self._bin(k - self._above_high - high)
-        import numpy as np
-
         assert self._gathered
-        values, places = (np.concatenate(some) for some in zip(*self._gathered, strict=True))
+        values, places = (some[: self._number] for some in self._gathered)
         return among(values, places, k - self._above_high - high, entries)
 
     def _tie(self, bits: int, column: int, left: int, entries: int) -> Place:
