@@ -9,8 +9,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from mergec.compiler.assemble import assemble
-from mergec.compiler.inventory import Model
 from mergec.compiler.lower import Lowered, lower
+from mergec.compiler.models import Model
 from mergec.compiler.schedule import LARGEST_TILE, schedule
 from mergec.errors import Place, Problem, RecipeError
 from mergec.execute.evaluate import evaluate, feed, one_torch_thread

@@ -124,7 +124,7 @@ def explain(
 def inspect(model: str, as_json: bool) -> None:
     """Show what the headers of MODEL say: a folder, a .safetensors file or a Hugging Face id."""
     from mergec.compiler.facts import inspect_facts, inspect_text
-    from mergec.compiler.inventory import open_model
+    from mergec.compiler.models import open_model
 
     found = open_model(model, Path(), as_stored=True)
     click.echo(json.dumps(inspect_facts(found), indent=2) if as_json else inspect_text(found))

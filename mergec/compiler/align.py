@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
-from mergec.compiler.inventory import Model, is_staged
+from mergec.compiler.models import Model, is_staged
 from mergec.compiler.names import has_vocabulary, is_embedding, layer_counts_of, layers_of, vocabulary_axis
 from mergec.compiler.source import Embedded, Origin, Source, has_rows, promoted, refs_of, slots_for
 from mergec.errors import Problem

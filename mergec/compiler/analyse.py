@@ -11,8 +11,9 @@ from mergec.compiler.align import Alignment
 from mergec.compiler.analysis import Analysis, Part
 from mergec.compiler.assemble import assemble
 from mergec.compiler.experts import like_others
-from mergec.compiler.inventory import Model, add_adapter, exists, line_up, open_models
+from mergec.compiler.inventory import line_up
 from mergec.compiler.mixture import mixture
+from mergec.compiler.models import Model, add_adapter, exists, open_models
 from mergec.compiler.prefixes import called_alike
 from mergec.compiler.stages import stage_model
 from mergec.compiler.vocabulary import Chosen, choose, renumbered

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from mergec.compiler.inventory import Inventory, Model
+from mergec.compiler.inventory import Inventory
+from mergec.compiler.models import Model
 from mergec.compiler.names import Layer
 from mergec.compiler.vocabulary import Chosen
 from mergec.errors import Problem

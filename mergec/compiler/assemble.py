@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import TypeAlias
 
 from mergec.compiler.align import Alignment
-from mergec.compiler.inventory import Inventory, Model, Stacked, head_of, table_of
+from mergec.compiler.inventory import Inventory, Stacked, head_of, table_of
+from mergec.compiler.models import Model
 from mergec.compiler.modules import modules_of
 from mergec.compiler.names import Layer, few, is_behind, layer_counts_of, layers_of, natural
 from mergec.compiler.rules import assemble_by_rules

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mergec.compiler.analyse import analyse
 from mergec.compiler.analysis import Analysis, all_models
-from mergec.compiler.inventory import Model, is_staged, model_uses
 from mergec.compiler.lower import Lowered, lower
+from mergec.compiler.models import Model, is_staged, model_uses
 from mergec.compiler.names import few
 from mergec.compiler.schedule import DEFAULTS, Options, schedule
 from mergec.compiler.share import place_of

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from mergec.compiler.inventory import Model, is_staged
+from mergec.compiler.models import Model, is_staged
 from mergec.compiler.names import fold
 from mergec.compiler.source import Source
 from mergec.errors import InputError, Problem

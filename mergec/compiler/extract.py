@@ -10,8 +10,9 @@ from pathlib import Path
 from mergec.compiler.analyse import analyse
 from mergec.compiler.analysis import all_models
 from mergec.compiler.compile import compile_analysis, lowered_of
-from mergec.compiler.inventory import Model, is_staged, line_up, open_model
+from mergec.compiler.inventory import line_up
 from mergec.compiler.lower import Lowered
+from mergec.compiler.models import Model, is_staged, open_model
 from mergec.compiler.names import few, is_embedding
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import Options, schedule

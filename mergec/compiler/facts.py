@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mergec.compiler.inventory import Model
+from mergec.compiler.models import Model
 from mergec.compiler.names import fold, layer_counts_of, layers_of, natural
 from mergec.compiler.text import table
 from mergec.errors import path_text, size_text

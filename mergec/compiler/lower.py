@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from mergec.compiler.inventory import STAGE, Inventory, is_staged
+from mergec.compiler.inventory import Inventory
+from mergec.compiler.models import STAGE, is_staged
 from mergec.compiler.names import fold
 from mergec.compiler.passes import rewrite
 from mergec.compiler.source import Derived, Embedded, Loader, Source, promoted, refs_of, slots_for, structure_of

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from mergec.compiler.families import DENSE, FAMILIES, MATRICES, Counts, Family
-from mergec.compiler.inventory import Inventory, Model, head_of, table_of
+from mergec.compiler.inventory import Inventory, head_of, table_of
+from mergec.compiler.models import Model
 from mergec.compiler.names import Layer, few, is_embedding, layer_counts_of, layers_of, natural
 from mergec.compiler.routers import Maker, router_maker
 from mergec.compiler.source import Source

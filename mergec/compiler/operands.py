@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergec.compiler.inventory import Model
+from mergec.compiler.models import Model
 from mergec.compiler.saved import Headers, locked_models, planned_models
 from mergec.compiler.sides import Side, of_lock, of_plan, of_recipe
 from mergec.errors import InputError, UsageError, did_you_mean

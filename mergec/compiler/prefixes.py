@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from mergec.compiler.inventory import Model
+from mergec.compiler.models import Model
 from mergec.compiler.names import is_head
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from mergec.compiler.inventory import Model
+from mergec.compiler.models import Model
 from mergec.errors import InputError, Problem
 from mergec.io.vocabulary import open_tokenizer, read_vocabulary
 from mergec.recipe.schema import Recipe

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mergec.compiler.analysis import Analysis, Part
-from mergec.compiler.inventory import STAGE, is_staged
+from mergec.compiler.models import STAGE, is_staged
 from mergec.compiler.source import refs_of
 from mergec.compiler.values import Values, filters_of, resolve_tensor
 from mergec.io.tensors import FLOATS

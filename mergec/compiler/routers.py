@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from mergec.compiler.inventory import Model, is_staged
+from mergec.compiler.models import Model, is_staged
 from mergec.compiler.prompts import Prompts, Tokens, read_prompts
 from mergec.compiler.source import Derived, Loader, Source
 from mergec.errors import Problem

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from mergec.compiler.inventory import Inventory, Model
+from mergec.compiler.inventory import Inventory
+from mergec.compiler.models import Model
 from mergec.compiler.names import few, layer_counts_of, layers_of, natural
 from mergec.compiler.share import share, why_unused
 from mergec.compiler.source import Source

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from mergec.compiler.inventory import Model, open_model
+from mergec.compiler.models import Model, open_model
 from mergec.errors import InputError, Place
 from mergec.io.checkpoint import Checkpoint, WeightFile
 from mergec.io.layouts import tensors_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mergec.compiler.inventory import Inventory, Model, line_up_tables, misfits
+from mergec.compiler.inventory import Inventory, line_up_tables, misfits
+from mergec.compiler.models import Model
 from mergec.compiler.names import few, layer_counts_of, layers_of, natural
 from mergec.compiler.source import Source
 from mergec.errors import Place, Problem, count

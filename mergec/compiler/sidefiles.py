@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mergec.compiler.biases import agree
-from mergec.compiler.inventory import Inventory, Model
+from mergec.compiler.inventory import Inventory
 from mergec.compiler.mixture import mixture_config
+from mergec.compiler.models import Model
 from mergec.compiler.nested import parts
 from mergec.compiler.restack import restack
 from mergec.compiler.tokenizer import rewritten, set_vocabulary

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mergec.compiler.analysis import Analysis
-from mergec.compiler.inventory import STAGE, Model
 from mergec.compiler.lower import stored_dtype
+from mergec.compiler.models import STAGE, Model
 from mergec.compiler.sidefiles import file_text, result_config
 from mergec.compiler.tokenizer import rewritten
 from mergec.errors import Place

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from mergec.compiler.inventory import Model
+from mergec.compiler.models import Model
 from mergec.errors import InputError
 from mergec.io.checkpoint import is_absent, parse_json
 from mergec.io.hub import small_file

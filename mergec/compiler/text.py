@@ -9,7 +9,7 @@ from typing import Any
 
 from mergec.compiler.align import OWN
 from mergec.compiler.analysis import Analysis
-from mergec.compiler.inventory import STAGE, is_staged
+from mergec.compiler.models import STAGE, is_staged
 from mergec.compiler.names import few
 from mergec.compiler.schedule import evaluated_bytes, inside
 from mergec.compiler.source import Embedded, refs_of

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mergec.compiler.inventory import Model
+from mergec.compiler.models import Model
 from mergec.compiler.nested import at, parts, set_rows
 from mergec.compiler.templates import chosen_template, json_file, with_template
 from mergec.compiler.vocabulary import Chosen

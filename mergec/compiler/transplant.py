@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mergec.compiler.align import rows_of, vocabulary_axes
-from mergec.compiler.inventory import Model, open_model
 from mergec.compiler.lower import Lowered
+from mergec.compiler.models import Model, open_model
 from mergec.compiler.names import has_vocabulary, is_head
 from mergec.compiler.nested import at, parts, set_rows
 from mergec.compiler.passes import rewrite

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mergec.compiler.align import Alignment, Numbered, Target, rows_of
-from mergec.compiler.inventory import Model
+from mergec.compiler.models import Model
 from mergec.compiler.names import has_vocabulary
 from mergec.errors import InputError, Place, Problem, count, first_few, near
 from mergec.io.checkpoint import is_absent, is_tokenizer_file

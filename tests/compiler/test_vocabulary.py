@@ -26,7 +26,7 @@ from vocabularies import ids_of, pair_tokenizer, word_tokenizer, write_llama
 
 import mergec
 from mergec.compiler.align import Alignment, Numbered, Target
-from mergec.compiler.inventory import Model
+from mergec.compiler.models import Model
 from mergec.compiler.source import Embedded
 from mergec.compiler.text import plan_text
 from mergec.errors import Place, RecipeError

@@ -210,7 +210,7 @@ def test_a_model_without_safetensors(run: Run, hub: Hub, tmp_path: Path) -> None
 
 
 def test_offline_nothing_is_asked(run: Run, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mergec.compiler.inventory import open_model
+    from mergec.compiler.models import open_model
     from mergec.errors import InputError
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
