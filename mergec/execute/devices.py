@@ -19,7 +19,7 @@ def computes(plan: Plan) -> bool:
 def choose_devices(wanted: str, plan: Plan) -> Devices:
     """The devices that `auto`, `cpu`, `cuda` (all that are visible), `cuda:N` or `mps` stands for.
 
-    Raises UsageError if one is not there (E503).
+    Raises UsageError if one is not there, or cannot be used (E503).
     """
     if not computes(plan):
         return ("cpu",)
@@ -27,13 +27,15 @@ def choose_devices(wanted: str, plan: Plan) -> Devices:
 
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-        found = (device,)
-        if device.type == "cuda" and device.index is None:
-            found = tuple(torch.device("cuda", number) for number in range(torch.cuda.device_count())) or found
-        for one in found:
+    here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    found = tuple(torch.device(one) for one in here if wanted in (one, one.partition(":")[0]))
+    if not found:
+        raise UsageError("E503", f"no device '{wanted}' here", "use --device auto, or cpu")
+    for one in found:
+        try:
             torch.empty(1, device=one)
-    except (RuntimeError, AssertionError, NotImplementedError):  # no such name, not built for it, no kernels for it
-        raise UsageError("E503", f"no device '{wanted}' here", "use --device auto, or cpu") from None
+        except RuntimeError as error:  # torch's word for a GPU that is full, busy, or too new for this build
+            why = str(error).partition("\n")[0]
+            raise UsageError("E503", f"the device '{one}' cannot be used: {why}", "use another, or cpu") from None
     return found

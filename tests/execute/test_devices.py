@@ -37,6 +37,30 @@ def test_cuda_is_all_gpus_and_auto_takes_them(
     assert tried == [*both, *both, both[1], torch.device("cpu")]
 
 
+def test_a_device_that_is_there_and_cannot_be_used_says_why(
+    family: Families, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = mergec.compile(linear(tmp_path, *family("llama").tunes))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    def full(size: int, device: torch.device) -> None:
+        if device.index == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(torch, "empty", full)
+    assert choose_devices("cuda:0", plan) == (torch.device("cuda:0"),)
+    with pytest.raises(mergec.UsageError) as caught:
+        choose_devices("cuda", plan)
+    assert (caught.value.code, caught.value.what) == ("E503", "the device 'cuda:1' cannot be used: CUDA out of memory.")
+
+
+@pytest.mark.parametrize("wanted", ["meta", "cpu:3", "cuda:", "", "cuda:x"])
+def test_only_devices_that_hold_values_have_a_name(family: Families, tmp_path: Path, wanted: str) -> None:
+    plan = mergec.compile(linear(tmp_path, *family("llama").tunes))
+    with pytest.raises(mergec.UsageError, match=f"E503.*no device '{wanted}' here"):
+        choose_devices(wanted, plan)
+
+
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [("ties", {"weight": 0.5, "density": 0.5, "scope": "model"}), ("della", {"weight": 0.5, "density": 0.5})],
