@@ -13,7 +13,8 @@ from mergec.compiler.lower import Lowered, lower
 from mergec.compiler.models import Model
 from mergec.compiler.schedule import LARGEST_TILE, schedule
 from mergec.errors import Place, Problem, RecipeError
-from mergec.execute.evaluate import evaluate, feed, one_torch_thread
+from mergec.execute.evaluate import Emit, Hand, evaluate, feed
+from mergec.execute.process import one_torch_thread
 from mergec.execute.statistics import Statistics
 from mergec.graph import Graph
 from mergec.io.artifact import part_name
@@ -129,28 +130,30 @@ class _Merge:
     def evaluate(self, output: Output, known: Mapping[int, Values]) -> Tensor:
         import torch
 
-        inputs = self._inputs(output)
         made = self.plan.nodes[self.plan.kinds[output.kind].root].type
-        result = torch.empty(made.numel, dtype=getattr(torch, made.dtype), device=inputs["device"])
+        result = torch.empty(made.numel, dtype=getattr(torch, made.dtype), device=self._device(output))
 
         def emit(start: int, tile: Tensor) -> None:
             result[start : start + tile.numel()] = tile
 
         with _threads(self.plan.kinds[output.kind]):
-            evaluate(self.plan.kinds[output.kind], self.plan.nodes, emit=emit, known=known, **inputs)
+            evaluate(self.plan.kinds[output.kind], self.plan.nodes, known=known, **self._inputs(output, emit))
         return result.view(made.shape)
 
-    def _inputs(self, output: Output) -> dict[str, Any]:
-        import torch
-
+    def _inputs(self, output: Output, emit: Emit | None = None) -> dict[str, Any]:
         refs = zip(self.plan.kinds[output.kind].slots, output.sources, strict=True)
         flat = {slot: self.tensors[ref.file][ref.name].detach().reshape(-1) for slot, ref in refs}
 
         def load(slot: int, start: int, stop: int) -> Tensor:
             return flat[slot][start:stop]
 
-        device = next((tensor.device for tensor in flat.values()), torch.device("cpu"))
-        return {"name": output.tensor, "tile": LARGEST_TILE, "load": load, "device": device}
+        hand = Hand(load, emit)
+        return {"name": output.tensor, "tile": LARGEST_TILE, "hand": hand, "device": self._device(output)}
+
+    def _device(self, output: Output) -> Any:
+        import torch
+
+        return next((self.tensors[ref.file][ref.name].device for ref in output.sources), torch.device("cpu"))
 
 
 def _threads(kind: Kind) -> AbstractContextManager[None]:

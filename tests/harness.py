@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mergec.compiler.passes import rewrite
 from mergec.compiler.schedule import make_kind
-from mergec.execute.evaluate import evaluate
+from mergec.execute.evaluate import Hand, evaluate
 from mergec.graph import Graph, Node, TensorType
 from mergec.ops.basic import cast, load
 from mergec.ops.registry import Arithmetic, Draw, find_method
@@ -47,8 +47,7 @@ def run(root: Node, tensors: Sequence[Tensor], tile: int = EVERYTHING, name: str
         root.graph.nodes,
         name=name,
         tile=tile,
-        load=lambda slot, start, stop: flat[slot][start:stop],
-        emit=emit,
+        hand=Hand(lambda slot, start, stop: flat[slot][start:stop], emit),
     )
     return result.view(root.type.shape)
 

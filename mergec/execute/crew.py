@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +12,10 @@ from typing import Any
 
 from mergec.errors import RunError
 from mergec.execute.ahead import expect, reading_order
-from mergec.execute.devices import Devices, computes
-from mergec.execute.evaluate import one_torch_thread
+from mergec.execute.devices import Devices
+from mergec.execute.process import one_thread
 from mergec.io.reader import Reader
 from mergec.plan import Output, Plan
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,6 @@ class Crew:
     stop: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     read_bytes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _offers: list[Offer] = field(default_factory=list)
     _busy: int = 0  # workers that may still make an offer
@@ -102,25 +97,33 @@ class Crew:
 
     def _work(self, tasks: queue.Queue[Output | None], reader: Reader, device: Any) -> None:
         try:
-            try:
-                while output := self._next(tasks):
-                    self.job(self, output, reader, device)
-            finally:
-                with self._changed:
-                    self._busy -= 1
-                    self._changed.notify_all()
-            while offer := self._joined(device):
-                try:
-                    offer.join()
-                finally:
-                    with self._changed:
-                        offer.is_open = False
-                        offer.helpers -= 1
-                        self._changed.notify_all()
+            self._do(tasks, reader, device)
+            self._help(device)
         except BaseException as error:  # whatever it is, the other workers must stop and the caller must know
-            with self.lock:
+            with self._changed:
                 self.error = self.error or error
             self.stop.set()
+
+    def _do(self, tasks: queue.Queue[Output | None], reader: Reader, device: Any) -> None:
+        """Do the job for tensors until there are no more."""
+        try:
+            while output := self._next(tasks):
+                self.job(self, output, reader, device)
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def _help(self, device: Any) -> None:
+        """Join what the others offer until nobody has a tensor."""
+        while offer := self._joined(device):
+            try:
+                offer.join()
+            finally:
+                with self._changed:
+                    offer.is_open = False
+                    offer.helpers -= 1
+                    self._changed.notify_all()
 
     @contextmanager
     def offered(self, offer: Offer) -> Iterator[None]:
@@ -149,7 +152,7 @@ class Crew:
             return offer
 
     def tell(self, progress: Progress) -> None:
-        with self.lock:
+        with self._changed:
             self.read_bytes += progress.read_bytes
             if self.report:
                 self.report(progress)
@@ -175,29 +178,3 @@ def hand_out(plan: Plan, outputs: Sequence[Output], job: Job, devices: Devices, 
     if crew.error is not None:
         raise crew.error
     return crew.read_bytes
-
-
-@contextmanager
-def one_thread(plan: Plan) -> Iterator[None]:
-    """One thread for each worker: torch's own would wait for each other at every tile, long on a busy machine."""
-    if not computes(plan):
-        yield
-        return
-    _hold_freed_memory()
-    with one_torch_thread():
-        yield
-
-
-def _hold_freed_memory() -> None:
-    """Ask glibc to use a freed tile's memory for the next one: returned to the system, each page is faulted in anew."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-
-
-def give_back_freed_memory() -> None:
-    """Ask glibc for it: what threads that have ended held is of no use to those that come."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)

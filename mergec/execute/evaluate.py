@@ -55,41 +55,25 @@ Share: TypeAlias = Callable[[Callable[[Hand], None]], None]
 """Calls its argument with a hand, or with several in threads of their own; returns when all of these calls have."""
 
 
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Let torch compute in one thread: the last bits of LAPACK depend on their number."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def evaluate(
     kind: Kind,
     nodes: Sequence[Node],
     *,
     name: str,
     tile: int,
-    load: Load,
-    emit: Emit,
+    hand: Hand,
+    share: Share | None = None,
     device: Any = "cpu",
     known: Mapping[int, Values] = MappingProxyType({}),
     states: Mapping[int, Tensor] = MappingProxyType({}),
-    compiled: Callable[[int], Compiled | None] = lambda number: None,
-    share: Share | None = None,
 ) -> None:
     """Compute what a kind makes of the tensor `name`, `tile` entries at a time (whole rows where rows stay together).
 
     The result does not depend on `tile`. A tile may yield more or fewer entries than it has, as packing does. `known`
-    has the value of each statistic, by its `over_model` node, `states` the flat values of each node of that class,
-    `compiled` the compiled form of each pass, if any. `share` has other hands take part in each sweep.
+    has the value of each statistic, by its `over_model` node, `states` the flat values of each node of that class.
+    `share` has other hands take part in each sweep.
     """
     if nodes[kind.root].type.numel:
-        hand = Hand(load, emit, compiled)
         _run(kind.passes, nodes, Tiles(name, kind, tile, device), hand, share, known, {}, states)
 
 
@@ -100,15 +84,15 @@ def feed(
     *,
     name: str,
     tile: int,
-    load: Load,
+    hand: Hand,
     parts: Mapping[int, Part],
+    share: Share | None = None,
     device: Any = "cpu",
     known: Mapping[int, Values] = MappingProxyType({}),
-    share: Share | None = None,
 ) -> None:
     """Feed a tensor to parts of statistics of one round, by the reduction they are parts of; arguments as above."""
     if kind.entries:
-        _run(kind.surveys[round], nodes, Tiles(name, kind, tile, device), Hand(load), share, known, parts)
+        _run(kind.surveys[round], nodes, Tiles(name, kind, tile, device), hand, share, known, parts)
 
 
 @dataclass(frozen=True)

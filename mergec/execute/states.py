@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mergec.errors import MergecError, RunError, count, path_text, remark
-from mergec.execute.evaluate import one_torch_thread
+from mergec.execute.process import one_torch_thread
 from mergec.graph import Node, walk
 from mergec.io.checkpoint import Checkpoint
 from mergec.io.reader import Reader

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from mergec.execute.crew import one_thread
-from mergec.execute.evaluate import evaluate
+from mergec.execute.evaluate import Hand, evaluate
+from mergec.execute.process import one_thread
 from mergec.io.reader import Reader
 from mergec.io.tensors import ITEM_BYTES, TensorRef
 from mergec.plan import Output, Plan
@@ -51,7 +51,7 @@ def _made(plan: Plan, output: Output, reader: Reader) -> Tensor:
     def emit(start: int, tile: Tensor) -> None:
         result[start : start + tile.numel()] = tile
 
-    evaluate(kind, plan.nodes, name=output.tensor, tile=plan.memory.tile, load=load, emit=emit)
+    evaluate(kind, plan.nodes, name=output.tensor, tile=plan.memory.tile, hand=Hand(load, emit))
     return result.view(output.shape)
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from mergec.errors import RunError, path_text
 from mergec.execute.compiled import Compiler
-from mergec.execute.crew import Crew, Offer, Progress, Report, give_back_freed_memory, hand_out
+from mergec.execute.crew import Crew, Offer, Progress, Report, hand_out
 from mergec.execute.devices import Devices
 from mergec.execute.evaluate import Hand, evaluate, feed
 from mergec.execute.loops import Program
+from mergec.execute.process import give_back_freed_memory
 from mergec.execute.statistics import Statistics
 from mergec.graph import walk
 from mergec.io.reader import Reader
@@ -117,26 +118,17 @@ class _Loader:
         self._buffers: dict[int, tuple[bytearray, Tensor]] = {}
         self._read_bytes, self._read, self._write = 0, 0.0, 0.0  # since the last report
         self._reported = time.perf_counter()
+        self.hand = Hand(self._load)
 
     def feed(self, round: int, parts: Mapping[int, Part], known: Mapping[int, Values]) -> None:
         """Show the tensor to parts of statistics."""
-        feed(
-            self._kind,
-            round,
-            self._crew.plan.nodes,
-            parts=parts,
-            known=known,
-            load=self._load,
-            share=self._share,
-            **self._shape(),
-        )
-        self._report()
+        feed(self._kind, round, self._crew.plan.nodes, parts=parts, known=known, **self._how())
+        self.report()
 
-    def _shape(self) -> dict[str, Any]:
-        return {"name": self._output.tensor, "tile": self._crew.plan.memory.tile, "device": self._device}
-
-    def _hand(self) -> Hand:
-        return Hand(self._load)
+    def _how(self) -> dict[str, Any]:
+        """How the tensor is swept."""
+        own = {"hand": self.hand, "share": self._share, "device": self._device}
+        return {"name": self._output.tensor, "tile": self._crew.plan.memory.tile, **own}
 
     def _helper(self) -> _Loader:
         """The same tensor on another worker."""
@@ -147,13 +139,13 @@ class _Loader:
 
         def join() -> None:
             helper = self._helper()
-            take_part(helper._hand())
-            helper._report()
+            take_part(helper.hand)
+            helper.report()
 
         with self._crew.offered(Offer(join, self._device)):
-            take_part(self._hand())
+            take_part(self.hand)
 
-    def _report(self, tensors: int = 0, written_bytes: int = 0) -> None:
+    def report(self, tensors: int = 0, written_bytes: int = 0) -> None:
         now = time.perf_counter()
         compute = now - self._reported - self._read - self._write
         self._crew.tell(Progress(tensors, self._read_bytes, written_bytes, self._read, compute, self._write))
@@ -173,7 +165,7 @@ class _Loader:
         self._read += time.perf_counter() - begun
         self._read_bytes += size
         if slot == self._kind.slots[0]:
-            self._report()
+            self.report()
         return tensor
 
     def _room(self, slot: int, dtype: str, entries: int, size: int) -> tuple[bytearray, Tensor]:
@@ -200,8 +192,9 @@ class _Writer(_Loader):
     ) -> None:
         super().__init__(crew, output, reader, device)
         self._staging, self._compiler = staging, compiler
-        self._programs: dict[int, Program] = {}
+        self._program: tuple[int, Program] | None = None
         self._sha256 = hashlib.sha256()
+        self.hand = Hand(self._load, self._emit, self._compiled)
 
     def run(self, known: Mapping[int, Values], states: Mapping[int, Tensor]) -> str:
         """Compute and write the tensor; returns the SHA-256 of its bytes."""
@@ -210,17 +203,10 @@ class _Writer(_Loader):
             self._crew.plan.nodes,
             known=known,
             states={node: values.to(self._device) for node, values in states.items()},
-            load=self._load,
-            emit=self._emit,
-            compiled=self._compiled,
-            share=self._share,
-            **self._shape(),
+            **self._how(),
         )
-        self._report(tensors=1)
+        self.report(tensors=1)
         return self._sha256.hexdigest()
-
-    def _hand(self) -> Hand:
-        return Hand(self._load, self._emit, self._compiled)
 
     def _helper(self) -> _Writer:
         """The same tensor on another worker, with the digest in common, since it is emitted in order."""
@@ -229,11 +215,12 @@ class _Writer(_Loader):
         return helper
 
     def _compiled(self, number: int) -> Program | None:
-        if number not in self._programs and self._compiler:
-            made = self._compiler.program(self._output.kind, number)
-            if made:
-                self._programs = {number: made}
-        return self._programs.get(number)
+        """The loops of a pass, with their buffers: made once for all sweeps of it, and gone with the next pass."""
+        if self._program and self._program[0] == number:
+            return self._program[1]
+        made = self._compiler.program(self._output.kind, number) if self._compiler else None
+        self._program = (number, made) if made else None
+        return made
 
     def _emit(self, start: int, tile: Tensor) -> None:
         import torch
@@ -248,7 +235,7 @@ class _Writer(_Loader):
         self._sha256.update(view)
         self._staging.write(self._output.shard, self._output.begin + start * tile.dtype.itemsize, view)
         self._write += time.perf_counter() - begun
-        self._report(written_bytes=view.nbytes)
+        self.report(written_bytes=view.nbytes)
 
     def _nonfinite(self, start: int, tile: Tensor) -> str:
         """Which input brought the value in, or that it overflowed on the way."""
