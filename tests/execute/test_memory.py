@@ -18,7 +18,7 @@ from vocabularies import word_tokenizer
 
 import mergec
 from mergec.compiler.materialize import compile_task
-from mergec.compiler.schedule import Options
+from mergec.compiler.schedule import Options, peak_bytes
 from mergec.compiler.transplant import Wanted, compile_transplant
 from mergec.execute.run import run
 
@@ -159,6 +159,15 @@ def test_a_limit_is_kept_at_the_cost_of_workers_and_tiles(
     assert plan.memory.peak_bytes <= limit
     assert (plan.memory.workers, plan.memory.tile) <= (free.memory.workers, free.memory.tile)
     assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu")) < plan.memory.peak_bytes
+
+
+@pytest.mark.parametrize("method", ["ties", "ties over the model", "della"])
+@pytest.mark.parametrize("tile", [1 << 14, 1 << 15])
+def test_small_tiles_leave_no_memory_behind(method: str, tile: int, models: list[Path], tmp_path: Path) -> None:
+    plan = plan_for(method, models, tmp_path, workers=1)
+    plan = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, tile=tile))
+    promised = peak_bytes(plan.kinds, plan.outputs, tile, 1, len(plan.statistics))
+    assert peak_of(lambda: plan.run(tmp_path / "out", device="cpu", compile="off")) < promised
 
 
 def test_a_limit_that_cannot_be_kept_is_refused(models: list[Path], tmp_path: Path) -> None:
