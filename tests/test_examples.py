@@ -73,6 +73,17 @@ def test_the_documents_print_the_same_scores(document: str) -> None:
     assert tables[0] == tables[1]
 
 
+def test_the_broken_recipe_has_the_mistakes_that_the_readme_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    command = ["check", "examples/quickstart/broken.yml"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mergec", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    shown = f"$ HF_HUB_OFFLINE=1 mergec {' '.join(command)}\n{done.stdout}{done.stderr}```"
+    assert shown in (ROOT / "README.md").read_text()
+
+
 def test_the_readme_has_two_set_up_commands() -> None:
     commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [command.rpartition("&& ")[2] for command in commands] == [

@@ -128,7 +128,9 @@ def test_equal_plans_of_other_texts(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    sorted([*(ROOT / "recipes").glob("*.yml"), *(ROOT / "examples" / "quickstart").glob("*.yml")]),
+    sorted(
+        [*(ROOT / "recipes").glob("*.yml"), *(ROOT / "examples" / "quickstart").glob("[!b]*.yml")]
+    ),  # but for broken.yml
     ids=lambda path: path.stem,
 )
 def test_a_canonical_text_is_its_own_and_formatted(path: Path) -> None:
