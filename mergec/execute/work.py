@@ -118,7 +118,11 @@ class _Loader:
         self._buffers: dict[int, tuple[bytearray, Tensor]] = {}
         self._read_bytes, self._read, self._write = 0, 0.0, 0.0  # since the last report
         self._reported = time.perf_counter()
-        self.hand = Hand(self._load)
+
+    @property
+    def hand(self) -> Hand:
+        """What evaluates with these buffers; not held, for it holds this, and who is in a cycle keeps its buffers."""
+        return Hand(self._load)
 
     def feed(self, round: int, parts: Mapping[int, Part], known: Mapping[int, Values]) -> None:
         """Show the tensor to parts of statistics."""
@@ -194,7 +198,10 @@ class _Writer(_Loader):
         self._staging, self._compiler = staging, compiler
         self._program: tuple[int, Program] | None = None
         self._sha256 = hashlib.sha256()
-        self.hand = Hand(self._load, self._emit, self._compiled)
+
+    @property
+    def hand(self) -> Hand:
+        return Hand(self._load, self._emit, self._compiled)
 
     def run(self, known: Mapping[int, Values], states: Mapping[int, Tensor]) -> str:
         """Compute and write the tensor; returns the SHA-256 of its bytes."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 
 import mergec
 from mergec.errors import RunError
+from mergec.execute import work
 from mergec.execute.crew import Progress
 from mergec.io.reader import Reader
 
@@ -111,3 +114,23 @@ def test_a_helper_takes_what_is_promised_for_a_worker(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, "linear", [tmp_path / "a", tmp_path / "b"], parameters={"weight": 0.5})
     peaks = [mergec.compile(path, workers=workers).memory.peak_bytes for workers in (1, 2, 3)]
     assert peaks[2] - peaks[1] == peaks[1] - peaks[0] > 12 * (1 << 18)
+
+
+def test_buffers_are_gone_with_their_tensor(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the collector, which comes late to what is large and few."""
+    made: list[weakref.ref[Any]] = []
+    begin = work._Loader.__init__
+
+    def noted(self: Any, *arguments: Any) -> None:
+        made.append(weakref.ref(self))
+        begin(self, *arguments)
+
+    monkeypatch.setattr(work._Loader, "__init__", noted)
+    plan = compiled(models, "ties", {"weight": 0.5, "density": 0.3, "scope": "model"})
+    gc.disable()
+    try:
+        plan.run(models / "out", device="cpu", compile="off")
+        assert made
+        assert not [one for one in made if one() is not None]
+    finally:
+        gc.enable()
