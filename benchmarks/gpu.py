@@ -17,7 +17,7 @@ import torch
 from families import SIZES, llama_shapes, recipe, write_family
 
 import mergec
-from mergec.execute.evaluate import evaluate
+from mergec.execute.evaluate import Hand, evaluate
 
 METHODS = {"linear": {"weight": 0.5}, "ties": {"weight": 0.5, "density": 0.5}}
 _COPIED = 1 << 30
@@ -93,7 +93,7 @@ def chain_speed(plan: Any, device: str) -> float:
 
     def once() -> None:
         where = {"tile": plan.memory.tile, "device": torch.device(device)}
-        evaluate(kind, plan.nodes, name=output.tensor, load=load, emit=emit, **where)
+        evaluate(kind, plan.nodes, name=output.tensor, hand=Hand(load, emit), **where)
 
     return (len(inputs) + 1) * numel * result.element_size() / _best(once, device) / 1e9
 

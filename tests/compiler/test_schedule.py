@@ -196,7 +196,7 @@ def test_types_of_signs_and_chances_are_what_kernels_return() -> None:
 
 
 def _kernel_dtype(kind: Kind, graph: Graph, tensors: list[torch.Tensor]) -> str:
-    from mergec.execute.evaluate import evaluate
+    from mergec.execute.evaluate import Hand, evaluate
 
     found: list[str] = []
     flat = [one.reshape(-1) for one in tensors]
@@ -205,8 +205,9 @@ def _kernel_dtype(kind: Kind, graph: Graph, tensors: list[torch.Tensor]) -> str:
         graph.nodes,
         name="w",
         tile=64,
-        load=lambda slot, start, stop: flat[slot][start:stop],
-        emit=lambda start, tile: found.append(harness.dtype_name(tile)),
+        hand=Hand(
+            lambda slot, start, stop: flat[slot][start:stop], lambda start, tile: found.append(harness.dtype_name(tile))
+        ),
     )
     return found[0]
 
