@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from mergec.execute.evaluate import Hand, evaluate, feed
 from mergec.execute.loops import Program
 from mergec.execute.process import give_back_freed_memory
 from mergec.execute.statistics import Statistics
+from mergec.execute.transfer import Landing, transfer
 from mergec.graph import walk
 from mergec.io.reader import Reader
 from mergec.io.staging import Staging
@@ -115,7 +117,7 @@ class _Loader:
         self._crew, self._output, self._reader, self._device = crew, output, reader, device
         self._kind = crew.plan.kinds[output.kind]
         self._sources = dict(zip(self._kind.slots, output.sources, strict=True))
-        self._buffers: dict[int, tuple[bytearray, Tensor]] = {}
+        self._transfer = transfer(device)
         self._read_bytes, self._read, self._write = 0, 0.0, 0.0  # since the last report
         self._reported = time.perf_counter()
 
@@ -158,34 +160,27 @@ class _Loader:
 
     def _load(self, slot: int, start: int, stop: int) -> Tensor:
         self._crew.check()
-        begun = time.perf_counter()
         ref = self._sources[slot]
         item_bytes = ITEM_BYTES[ref.dtype]
-        size = (stop - start) * item_bytes
-        buffer, tensor = self._room(slot, ref.dtype, stop - start, size)
-        self._reader.read(ref, start * item_bytes, memoryview(buffer)[:size])
-        if self._device.type != "cpu":
-            tensor = tensor.to(self._device)
-        self._read += time.perf_counter() - begun
-        self._read_bytes += size
+
+        def fill(view: memoryview) -> None:
+            begun = time.perf_counter()
+            self._reader.read(ref, start * item_bytes, view)
+            self._read += time.perf_counter() - begun
+
+        values = self._transfer.load(slot, ref.dtype, stop - start, fill)
+        self._read_bytes += (stop - start) * item_bytes
         if slot == self._kind.slots[0]:
             self.report()
-        return tensor
+        return values
 
-    def _room(self, slot: int, dtype: str, entries: int, size: int) -> tuple[bytearray, Tensor]:
-        """A buffer for an input's entries, and these as a tensor, used again from tile to tile.
 
-        Every call of torch's lets the other workers have the interpreter, and waits to have it back.
-        """
-        import torch
+@dataclass
+class _Result:
+    """What is made of a tensor, whoever makes it: its digest so far, and the tile that is on its way (start, tile)."""
 
-        buffer, tensor = self._buffers.get(slot) or (bytearray(), None)
-        if tensor is None or tensor.numel() != entries:
-            if len(buffer) < size:
-                buffer = bytearray(size)
-            tensor = torch.frombuffer(buffer, dtype=getattr(torch, dtype), count=entries)
-            self._buffers[slot] = buffer, tensor
-        return buffer, tensor
+    sha256: Any = field(default_factory=hashlib.sha256)
+    coming: tuple[int, Landing] | None = None
 
 
 class _Writer(_Loader):
@@ -197,7 +192,7 @@ class _Writer(_Loader):
         super().__init__(crew, output, reader, device)
         self._staging, self._compiler = staging, compiler
         self._program: tuple[int, Program] | None = None
-        self._sha256 = hashlib.sha256()
+        self._result = _Result()
 
     @property
     def hand(self) -> Hand:
@@ -212,13 +207,14 @@ class _Writer(_Loader):
             states={node: values.to(self._device) for node, values in states.items()},
             **self._how(),
         )
+        self._write_coming()
         self.report(tensors=1)
-        return self._sha256.hexdigest()
+        return str(self._result.sha256.hexdigest())
 
     def _helper(self) -> _Writer:
-        """The same tensor on another worker, with the digest in common, since it is emitted in order."""
+        """The same tensor on another worker, with the result in common, since it is emitted in order."""
         helper = _Writer(self._crew, self._output, self._reader, self._device, self._staging, self._compiler)
-        helper._sha256 = self._sha256
+        helper._result = self._result
         return helper
 
     def _compiled(self, number: int) -> Program | None:
@@ -230,17 +226,29 @@ class _Writer(_Loader):
         return made
 
     def _emit(self, start: int, tile: Tensor) -> None:
-        import torch
-
+        """Let a tile come, and write the one before it meanwhile."""
         if not tile.numel():  # nothing of this tile was kept
             return
-        result = tile.contiguous() if self._device.type == "cpu" else tile.cpu().contiguous()
-        if not self._crew.plan.allow_nonfinite and not _is_finite(result):
-            raise RunError("E413", self._nonfinite(start, tile), "--allow-nonfinite writes it all the same")
+        landing = self._transfer.fetch(tile)
+        self._write_coming()
+        self._result.coming = start, landing
+        if landing.is_lent:
+            self._write_coming()
+
+    def _write_coming(self) -> None:
+        import torch
+
+        if self._result.coming is None:
+            return
+        (start, landing), self._result.coming = self._result.coming, None
+        landing.wait()
+        values = landing.values
+        if not self._crew.plan.allow_nonfinite and not _is_finite(values):
+            raise RunError("E413", self._nonfinite(start, values), "--allow-nonfinite writes it all the same")
         begun = time.perf_counter()
-        view = result.view(torch.uint8).numpy().data
-        self._sha256.update(view)
-        self._staging.write(self._output.shard, self._output.begin + start * tile.dtype.itemsize, view)
+        view = values.view(torch.uint8).numpy().data
+        self._result.sha256.update(view)
+        self._staging.write(self._output.shard, self._output.begin + start * values.dtype.itemsize, view)
         self._write += time.perf_counter() - begun
         self.report(written_bytes=view.nbytes)
 

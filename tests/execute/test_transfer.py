@@ -1,0 +1,145 @@
+"""Transfer to a GPU, a pretended one: what is copied late is waited for, and every method makes its bytes there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import write_recipe
+from pretend import GPU, RUBBISH, Gpu, gpu
+from recipes_fixtures import write_model
+from safetensors.torch import save_file
+
+import mergec
+from mergec.execute.transfer import PinnedTransfer, Transfer, transfer
+from mergec.ops.registry import methods
+
+__all__ = ["gpu"]
+NEEDED = {"t": 0.3, "weight": 0.5, "density": 0.5, "gamma": 0.1, "epsilon": 0.1, "select_topk": 0.5, "scale": 0.5}
+SHAPE = 90, 700
+
+
+def filled(value: int) -> Any:
+    """What fills memory of int32 with a value."""
+
+    def fill(view: memoryview) -> None:
+        view[:] = torch.full((len(view) // 4,), value, dtype=torch.int32).numpy().tobytes()
+
+    return fill
+
+
+def test_only_a_gpu_has_streams(gpu: Gpu) -> None:
+    assert type(transfer(GPU)) is PinnedTransfer
+    assert type(transfer(torch.device("cpu"))) is Transfer
+
+
+def test_memory_is_filled_again_when_it_was_copied(gpu: Gpu) -> None:
+    ways = transfer(GPU)
+    made = [ways.load(0, "int32", entries, filled(value)) for value, entries in enumerate((5, 5, 3, 8))]
+    assert [one.tolist() for one in made] == [[0] * 5, [1] * 5, [2] * 3, [3] * 8]
+    assert all(one.device == GPU for one in made)
+    assert gpu.late_copies == 4
+
+
+def test_kernels_wait_for_what_they_compute_with(gpu: Gpu) -> None:
+    sent = transfer(GPU).load(0, "int32", 3, filled(5))
+    assert sent in gpu.computing.keeps
+    assert (sent + 1).tolist() == [6] * 3
+
+
+def test_a_tile_is_there_when_it_was_waited_for_and_not_before(gpu: Gpu) -> None:
+    tile = torch.arange(12, device=GPU)[::2]
+    landing = transfer(GPU).fetch(tile)
+    landing.values.fill_(RUBBISH)
+    landing.wait()
+    assert landing.values.tolist() == [0, 2, 4, 6, 8, 10]
+    assert not landing.is_lent
+
+
+def test_a_tile_leaves_when_it_was_computed_and_its_memory_is_kept_until_it_has_left(gpu: Gpu) -> None:
+    ways, tile = transfer(GPU), torch.arange(6, device=GPU)
+    assert isinstance(ways, PinnedTransfer)
+    ways.fetch(tile)
+    assert ways._back.waited == [gpu.computing]
+    assert tile in ways._back.keeps
+
+
+def test_the_processor_copies_nothing() -> None:
+    ways = transfer(torch.device("cpu"))
+    first = ways.load(0, "bfloat16", 4, lambda view: None)
+    assert ways.load(0, "bfloat16", 4, lambda view: None) is first
+    assert ways.fetch(first).values is first
+    assert ways.fetch(first).is_lent
+
+
+def compiled(folder: Path, name: str, **parameters: Any) -> mergec.Plan:
+    """The plan of a method over models base, a, b and c in a folder."""
+    method = methods()[name]
+    models = [folder / model for model in ("a", "b", "c")[: method.models[1]]]
+    parameters = {key: value for key, value in (NEEDED | parameters).items() if key in method.parameters}
+    base = {} if method.base == "input" else {"base_model": folder / "base"}
+    return mergec.compile(write_recipe(folder, name, models, parameters=parameters, **base))
+
+
+def in_tiles(plan: mergec.Plan, workers: int) -> mergec.Plan:
+    return dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, tile=1 << 12, workers=workers))
+
+
+def assert_same_bytes(plan: mergec.Plan, folder: Path, gpu: Gpu) -> None:
+    plan.run(folder / "here", device="cpu", compile="off")
+    assert not gpu.operations
+    plan.run(folder / "there", device="cuda")
+    assert gpu.operations
+    assert gpu.late_copies
+    for path in (folder / "here").glob("*.safetensors"):
+        assert path.read_bytes() == (folder / "there" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_every_method_makes_the_bytes_of_the_processors_kernels(gpu: Gpu, tmp_path: Path, name: str) -> None:
+    for model in ("base", "a", "b", "c"):
+        write_model(tmp_path / model, seed=model)
+    assert_same_bytes(in_tiles(compiled(tmp_path, name), 2), tmp_path, gpu)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Models base, a, b and c of one tensor of many tiles."""
+    for number, model in enumerate(("base", "a", "b", "c")):
+        base = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * 0.02
+        change = torch.randn(SHAPE, generator=torch.Generator().manual_seed(number)) * 0.002 * bool(number)
+        (tmp_path / model).mkdir()
+        save_file({"w": (base + change).to(torch.bfloat16)}, tmp_path / model / "model.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("linear", {}),
+        ("model_stock", {}),
+        ("ties", {}),
+        ("ties", {"scope": "model"}),
+        ("breadcrumbs", {}),
+        ("sce", {}),
+        ("della", {}),
+    ],
+)
+def test_workers_share_the_tiles_of_a_tensor(
+    gpu: Gpu, large: Path, name: str, parameters: dict[str, Any], workers: int
+) -> None:
+    assert_same_bytes(in_tiles(compiled(large, name, **parameters), workers), large, gpu)
+
+
+def test_a_value_that_is_not_finite_is_named(gpu: Gpu, large: Path) -> None:
+    values = torch.ones(SHAPE)
+    values[80, 600] = float("inf")
+    save_file({"w": values.to(torch.bfloat16)}, large / "b" / "model.safetensors")
+    with pytest.raises(mergec.RunError) as caught:
+        in_tiles(compiled(large, "linear"), 2).run(large / "out", device="cuda")
+    what = f"w is not finite at entry {80 * 700 + 600:,}: from w of {large / 'b' / 'model.safetensors'}"
+    assert (caught.value.code, caught.value.what) == ("E413", what)
