@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 import mergec
 from mergec.io.lockfile import LOCK_NAME
+from mergec.ops.registry import methods
+
+NEEDED = {"t": 0.3, "weight": 0.5, "density": 0.5, "gamma": 0.1, "epsilon": 0.1, "select_topk": 0.5}
 
 
 def write_recipe(folder: Path, method: str, models: Sequence[Any], **rest: Any) -> Path:
@@ -31,6 +36,24 @@ def dare(folder: Path, base: Path, *models: Any, **rest: Any) -> Path:
     """A recipe with everything that could go wrong about order: deltas, random trims, an election."""
     parameters = {"weight": 0.5, "density": 0.5}
     return write_recipe(folder, "dare_ties", models, base_model=base, parameters=parameters, seed=7, **rest)
+
+
+def any_method(folder: Path, name: str, models: Path, **parameters: Any) -> Path:
+    """A recipe of a method in a folder, over models base, a, b and c in another, with what it needs said."""
+    method = methods()[name]
+    needed = {key: value for key, value in (NEEDED | parameters).items() if key in method.parameters}
+    base = {} if method.base == "input" else {"base_model": models / "base"}
+    return write_recipe(folder, name, [models / one for one in "abc"[: method.models[1]]], parameters=needed, **base)
+
+
+def write_one_tensor(folder: Path, shape: tuple[int, int]) -> None:
+    """Models base, a, b and c of one tensor each, `w`, of which some entries are those of the base."""
+    for number, model in enumerate(("base", "a", "b", "c")):
+        base = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.02
+        change = torch.randn(shape, generator=torch.Generator().manual_seed(number)) * 0.002 * bool(number)
+        change[change.abs() < 0.0005] = 0
+        (folder / model).mkdir()
+        save_file({"w": (base + change).to(torch.bfloat16)}, folder / model / "model.safetensors")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

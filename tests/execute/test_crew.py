@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import write_recipe
+from checkpoints import write_one_tensor, write_recipe
 from safetensors.torch import save_file
 
 import mergec
@@ -29,12 +29,7 @@ COUNTS = ("tensors", "read_bytes", "written_bytes")
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """Models base, a, b and c of one tensor each."""
-    for number, model in enumerate(("base", "a", "b", "c")):
-        base = torch.randn(ENTRIES, generator=torch.Generator().manual_seed(0)) * 0.02
-        change = torch.randn(ENTRIES, generator=torch.Generator().manual_seed(number)) * 0.002 * bool(number)
-        change[change.abs() < 0.0005] = 0
-        (tmp_path / model).mkdir()
-        save_file({"w": (base + change).to(torch.bfloat16).view(300, 700)}, tmp_path / model / "model.safetensors")
+    write_one_tensor(tmp_path, (300, 700))
     return tmp_path
 
 

@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints import write_recipe
+from checkpoints import any_method
 from recipes_fixtures import write_model
 
 import mergec
 from mergec.execute import start
 from mergec.ops.registry import methods
 
-NEEDED = {"t": 0.3, "weight": 0.5, "density": 0.5, "gamma": 0.1, "epsilon": 0.1, "select_topk": 0.5}
 ALL = sorted(name for name, one in methods().items() if not one.makes_artifact)
 
 MERGE = """
@@ -66,12 +65,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def recipe_of(name: str) -> Path:
     """A recipe of a method over models in the current folder, in a folder of its own."""
-    method, folder = methods()[name], Path(name).resolve()
+    folder = Path(name).resolve()
     folder.mkdir()
-    models = [folder.parent / model for model in ("a", "b", "c")[: method.models[1]]]
-    parameters = {key: value for key, value in NEEDED.items() if key in method.parameters}
-    base = {} if method.base == "input" else {"base_model": folder.parent / "base"}
-    return write_recipe(folder, name, models, parameters=parameters, **base)
+    return any_method(folder, name, folder.parent)
 
 
 def digest(folder: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import write_recipe
+from checkpoints import any_method, write_one_tensor
 from pretend import GPU, RUBBISH, Gpu, gpu
 from recipes_fixtures import write_model
 from safetensors.torch import save_file
@@ -18,7 +18,6 @@ from mergec.execute.transfer import PinnedTransfer, Transfer, transfer
 from mergec.ops.registry import methods
 
 __all__ = ["gpu"]
-NEEDED = {"t": 0.3, "weight": 0.5, "density": 0.5, "gamma": 0.1, "epsilon": 0.1, "select_topk": 0.5, "scale": 0.5}
 SHAPE = 90, 700
 
 
@@ -75,16 +74,9 @@ def test_the_processor_copies_nothing() -> None:
     assert ways.fetch(first).is_lent
 
 
-def compiled(folder: Path, name: str, **parameters: Any) -> mergec.Plan:
-    """The plan of a method over models base, a, b and c in a folder."""
-    method = methods()[name]
-    models = [folder / model for model in ("a", "b", "c")[: method.models[1]]]
-    parameters = {key: value for key, value in (NEEDED | parameters).items() if key in method.parameters}
-    base = {} if method.base == "input" else {"base_model": folder / "base"}
-    return mergec.compile(write_recipe(folder, name, models, parameters=parameters, **base))
-
-
-def in_tiles(plan: mergec.Plan, workers: int) -> mergec.Plan:
+def compiled(folder: Path, name: str, workers: int, **parameters: Any) -> mergec.Plan:
+    """The plan of a method, in small tiles."""
+    plan = mergec.compile(any_method(folder, name, folder, **parameters))
     return dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, tile=1 << 12, workers=workers))
 
 
@@ -102,17 +94,13 @@ def assert_same_bytes(plan: mergec.Plan, folder: Path, gpu: Gpu) -> None:
 def test_every_method_makes_the_bytes_of_the_processors_kernels(gpu: Gpu, tmp_path: Path, name: str) -> None:
     for model in ("base", "a", "b", "c"):
         write_model(tmp_path / model, seed=model)
-    assert_same_bytes(in_tiles(compiled(tmp_path, name), 2), tmp_path, gpu)
+    assert_same_bytes(compiled(tmp_path, name, 2, scale=0.5), tmp_path, gpu)
 
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
     """Models base, a, b and c of one tensor of many tiles."""
-    for number, model in enumerate(("base", "a", "b", "c")):
-        base = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * 0.02
-        change = torch.randn(SHAPE, generator=torch.Generator().manual_seed(number)) * 0.002 * bool(number)
-        (tmp_path / model).mkdir()
-        save_file({"w": (base + change).to(torch.bfloat16)}, tmp_path / model / "model.safetensors")
+    write_one_tensor(tmp_path, SHAPE)
     return tmp_path
 
 
@@ -132,7 +120,7 @@ def large(tmp_path: Path) -> Path:
 def test_workers_share_the_tiles_of_a_tensor(
     gpu: Gpu, large: Path, name: str, parameters: dict[str, Any], workers: int
 ) -> None:
-    assert_same_bytes(in_tiles(compiled(large, name, **parameters), workers), large, gpu)
+    assert_same_bytes(compiled(large, name, workers, **parameters), large, gpu)
 
 
 def test_a_value_that_is_not_finite_is_named(gpu: Gpu, large: Path) -> None:
@@ -140,6 +128,6 @@ def test_a_value_that_is_not_finite_is_named(gpu: Gpu, large: Path) -> None:
     values[80, 600] = float("inf")
     save_file({"w": values.to(torch.bfloat16)}, large / "b" / "model.safetensors")
     with pytest.raises(mergec.RunError) as caught:
-        in_tiles(compiled(large, "linear"), 2).run(large / "out", device="cuda")
+        compiled(large, "linear", 2).run(large / "out", device="cuda")
     what = f"w is not finite at entry {80 * 700 + 600:,}: from w of {large / 'b' / 'model.safetensors'}"
     assert (caught.value.code, caught.value.what) == ("E413", what)
