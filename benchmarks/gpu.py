@@ -17,6 +17,7 @@ import torch
 from families import SIZES, llama_shapes, recipe, write_family
 
 import mergec
+from mergec.execute.devices import fitted
 from mergec.execute.evaluate import Hand, evaluate
 
 METHODS = {"linear": {"weight": 0.5}, "ties": {"weight": 0.5, "density": 0.5}}
@@ -79,6 +80,7 @@ def copy_speed(device: str, size: int = _COPIED) -> float:
 
 def chain_speed(plan: Any, device: str) -> float:
     """GB/s that the arithmetic of the plan's largest tensor reads and writes, its inputs lying on the device."""
+    plan = fitted(plan, (torch.device(device),))
     output = max(plan.outputs, key=lambda one: one.numel)
     kind = plan.kinds[output.kind]
     numel, dtype = output.numel, getattr(torch, output.dtype)

@@ -66,7 +66,7 @@ _GPU = """\
 ## On a GPU
 
 Merges from disk to disk, gigabytes read and written once each, and the share of the time in which the GPU works at
-all. Its arithmetic is that of the largest tensor in the plan's tiles, from and to the GPU's memory, beside a copy
+all. Its arithmetic is that of the largest tensor in a run's tiles, from and to the GPU's memory, beside a copy
 there.
 """
 

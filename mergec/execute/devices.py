@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from mergec.errors import UsageError
@@ -9,6 +10,9 @@ from mergec.plan import Plan
 
 Devices: TypeAlias = "tuple[Any, ...]"
 """Torch devices of one class; worker number n computes on the n-th, counted around."""
+
+_GPU_TILE = 1 << 22
+_GPU_SHARE = 4  # of a GPU's free memory what tiles may take is a part, for its kernels take some too
 
 
 def computes(plan: Plan) -> bool:
@@ -39,3 +43,21 @@ def choose_devices(wanted: str, plan: Plan) -> Devices:
             why = str(error).partition("\n")[0]
             raise UsageError("E503", f"the device '{one}' cannot be used: {why}", "use another, or cpu") from None
     return found
+
+
+def fitted(plan: Plan, devices: Devices) -> Plan:
+    """The plan with tiles of the size that devices want; bytes do not depend on it.
+
+    To start a kernel of a GPU takes as long as to compute a million entries, so that its tiles are of up to four
+    million, as far as its free memory allows. With a limit of memory they are the plan's.
+    """
+    memory = plan.memory
+    if memory.limit_bytes is not None or getattr(devices[0], "type", "cpu") != "cuda":
+        return plan
+    import torch
+
+    free = min(torch.cuda.mem_get_info(one)[0] for one in devices)
+    per_entry = max(kind.tile_bytes for kind in plan.kinds)
+    entries = free // (_GPU_SHARE * memory.workers * max(1, per_entry))
+    tile = 1 << max(0, entries.bit_length() - 1)  # the power of two that is not above
+    return replace(plan, memory=replace(memory, tile=max(memory.tile, min(tile, _GPU_TILE))))

@@ -12,7 +12,7 @@ from mergec.execute import reuse
 from mergec.execute.ahead import read_ahead
 from mergec.execute.compiled import Compile, Compiler
 from mergec.execute.crew import Report
-from mergec.execute.devices import Devices, choose_devices, computes
+from mergec.execute.devices import Devices, choose_devices, computes, fitted
 from mergec.execute.reuse import Decision
 from mergec.execute.states import find_states
 from mergec.execute.statistics import Statistics
@@ -82,6 +82,7 @@ def run(
     out, start = Path(out), time.monotonic()
     check_output(out, [model.origin for model in plan.models], force)
     devices = choose_devices(device, plan)
+    plan = fitted(plan, devices)
     domain = numerics(plan, _class(devices))
     if not rebuild and _is_current(plan, out, domain):
         seconds, made = time.monotonic() - start, len(plan.outputs)
@@ -134,6 +135,7 @@ def run_part(plan: Plan, names: Sequence[str], folder: str | Path, *, device: st
     if unknown:
         raise UsageError("E405", f"the plan has no tensor {min(unknown)!r}")
     devices, folder = choose_devices(device, plan), Path(folder)
+    plan = fitted(plan, devices)
     domain = numerics(plan, _class(devices))
     with Staging(folder, plan.shards) as staging, Journal(folder, domain, staging.sync, shared=True) as journal:
         job = _Job(plan, staging, journal)

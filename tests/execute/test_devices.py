@@ -14,7 +14,7 @@ from checkpoints import linear, write_recipe
 from models import Family
 
 import mergec
-from mergec.execute import crew, work
+from mergec.execute import crew, devices, work
 from mergec.execute import run as runs
 from mergec.execute.devices import choose_devices
 
@@ -52,6 +52,28 @@ def test_a_device_that_is_there_and_cannot_be_used_says_why(
     with pytest.raises(mergec.UsageError) as caught:
         choose_devices("cuda", plan)
     assert (caught.value.code, caught.value.what) == ("E503", "the device 'cuda:1' cannot be used: CUDA out of memory.")
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "tile"),
+    [
+        ((80 << 30, 80 << 30), None, 1 << 22),
+        ((80 << 30, 1 << 30), None, 1 << 20),
+        ((80 << 30, 0), None, 1 << 18),
+        ((80 << 30, 80 << 30), 1 << 40, 1 << 18),
+    ],
+    ids=["as large as they may be", "as one of two has room for", "as the plan has them", "as a limit wants them"],
+)
+def test_tiles_of_a_gpu(
+    family: Families, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: Any, limit: int | None, tile: int
+) -> None:
+    plan = mergec.compile(linear(tmp_path, *family("llama").tunes))
+    memory = dataclasses.replace(plan.memory, tile=1 << 18, workers=8, limit_bytes=limit)
+    plan = dataclasses.replace(plan, memory=memory)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda one: (free[one.index], 80 << 30))
+    both = torch.device("cuda:0"), torch.device("cuda:1")
+    assert devices.fitted(plan, both).memory == dataclasses.replace(memory, tile=tile)
+    assert devices.fitted(plan, TWO) is plan
 
 
 @pytest.mark.parametrize("wanted", ["meta", "cpu:3", "cuda:", "", "cuda:x"])

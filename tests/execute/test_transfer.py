@@ -123,6 +123,17 @@ def test_workers_share_the_tiles_of_a_tensor(
     assert_same_bytes(compiled(large, name, workers, **parameters), large, gpu)
 
 
+def test_larger_tiles_start_fewer_kernels(gpu: Gpu, large: Path) -> None:
+    plan = compiled(large, "della", 1)
+    started = []
+    for number, free_bytes in enumerate((0, 1 << 30)):
+        gpu.free_bytes, gpu.operations = free_bytes, 0
+        plan.run(large / str(number), device="cuda")
+        started.append(gpu.operations)
+    assert started[1] < started[0] / 10
+    assert (large / "0/model.safetensors").read_bytes() == (large / "1/model.safetensors").read_bytes()
+
+
 def test_a_value_that_is_not_finite_is_named(gpu: Gpu, large: Path) -> None:
     values = torch.ones(SHAPE)
     values[80, 600] = float("inf")
