@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from mergec.execute.crew import Crew
+from mergec.execute.transfer import streams
 
 GPU = torch.device("cuda", 0)
 RUBBISH = 77
@@ -121,7 +122,7 @@ class Gpu(TorchDispatchMode):
         made = Copy(_held(target), source)
         if isinstance(target, There):
             made.of = target
-        stream.copies.append(made)
+        stream.put(made)
         return target
 
 
@@ -132,11 +133,13 @@ class Copy:
 
     def __init__(self, target: Tensor, source: Tensor) -> None:
         self._target, self._source, self.is_made = target, source, False
+        self._lock = threading.Lock()
 
     def make(self) -> None:
-        if not self.is_made:
-            self.is_made = True
-            self._target.copy_(_held(self._source))
+        with self._lock:
+            if not self.is_made:
+                self._target.copy_(_held(self._source))
+                self.is_made = True
 
     def allow(self) -> None:
         """Let it be made when somebody looks at the tensor of the GPU that it fills."""
@@ -152,9 +155,13 @@ class Stream:
         self.copies: list[Copy] = []
         self.keeps: list[Tensor] = []
         self.waited: list[Stream] = []
+        self._lock = threading.Lock()
+
+    def put(self, copy: Copy) -> None:
+        with self._lock:
+            self.copies = [*(one for one in self.copies if not one.is_made), copy]
 
     def record_event(self) -> Event:
-        self.copies = [copy for copy in self.copies if not copy.is_made]
         return Event(self.copies)
 
     def wait_event(self, event: Event) -> None:
@@ -210,5 +217,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
             work(*arguments)
 
     monkeypatch.setattr(Crew, "_work", with_gpu)
+    streams.cache_clear()
     with made:
         yield made
+    streams.cache_clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mergec.io.tensors import ITEM_BYTES
@@ -74,15 +75,21 @@ class Transfer:
         return torch.empty(size, dtype=torch.uint8)
 
 
+@cache
+def streams(device: Any) -> tuple[Any, Any]:
+    """A GPU's streams, there and back: the same for all threads, since torch keeps memory apart for each stream."""
+    import torch
+
+    stream: Any = torch.cuda.Stream  # which has no types
+    return stream(device), stream(device)
+
+
 class PinnedTransfer(Transfer):
     """Copies that a GPU makes by itself, while it computes and while the processor reads and writes."""
 
     def __init__(self, device: Any) -> None:
-        import torch
-
         super().__init__(device)
-        stream: Any = torch.cuda.Stream  # which has no types
-        self._there, self._back = stream(device), stream(device)
+        self._there, self._back = streams(device)
         self._sent: dict[int, Any] = {}
 
     def load(self, slot: int, dtype: str, entries: int, fill: Fill) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from checkpoints import any_method, write_one_tensor
 from pretend import GPU, RUBBISH, Gpu, gpu
 from recipes_fixtures import write_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import mergec
-from mergec.execute.transfer import PinnedTransfer, Transfer, transfer
+from mergec.execute.transfer import PinnedTransfer, Transfer, streams, transfer
 from mergec.ops.registry import methods
 
 __all__ = ["gpu"]
@@ -33,6 +33,12 @@ def filled(value: int) -> Any:
 def test_only_a_gpu_has_streams(gpu: Gpu) -> None:
     assert type(transfer(GPU)) is PinnedTransfer
     assert type(transfer(torch.device("cpu"))) is Transfer
+
+
+def test_all_threads_have_the_same_streams(gpu: Gpu) -> None:
+    """Torch never gives memory that was used on one stream to another, so that each would take as much as all."""
+    assert streams(GPU) is streams(GPU)
+    assert len(set(streams(GPU))) == 2
 
 
 def test_memory_is_filled_again_when_it_was_copied(gpu: Gpu) -> None:
@@ -104,19 +110,19 @@ def large(tmp_path: Path) -> Path:
     return tmp_path
 
 
+SHARED: list[tuple[str, dict[str, Any]]] = [
+    ("linear", {}),
+    ("model_stock", {}),
+    ("ties", {}),
+    ("ties", {"scope": "model"}),
+    ("breadcrumbs", {}),
+    ("sce", {}),
+    ("della", {}),
+]
+
+
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("linear", {}),
-        ("model_stock", {}),
-        ("ties", {}),
-        ("ties", {"scope": "model"}),
-        ("breadcrumbs", {}),
-        ("sce", {}),
-        ("della", {}),
-    ],
-)
+@pytest.mark.parametrize(("name", "parameters"), SHARED)
 def test_workers_share_the_tiles_of_a_tensor(
     gpu: Gpu, large: Path, name: str, parameters: dict[str, Any], workers: int
 ) -> None:
@@ -142,3 +148,15 @@ def test_a_value_that_is_not_finite_is_named(gpu: Gpu, large: Path) -> None:
         compiled(large, "linear", 2).run(large / "out", device="cuda")
     what = f"w is not finite at entry {80 * 700 + 600:,}: from w of {large / 'b' / 'model.safetensors'}"
     assert (caught.value.code, caught.value.what) == ("E413", what)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("name", "parameters"), SHARED)
+def test_a_gpu_that_is_there(large: Path, name: str, parameters: dict[str, Any]) -> None:
+    """The same bytes for any workers and tiles, and but for the rounding of its kernels those of the processor."""
+    compiled(large, name, 1, **parameters).run(large / "one", device="cuda:0")
+    compiled(large, name, 3, **parameters).run(large / "three", device="cuda:0")
+    assert (large / "one/model.safetensors").read_bytes() == (large / "three/model.safetensors").read_bytes()
+    compiled(large, name, 1, **parameters).run(large / "here", device="cpu")
+    here, there = (load_file(large / one / "model.safetensors")["w"].float() for one in ("here", "one"))
+    assert ((here - there).abs() > 2**-7 * here.abs()).float().mean() < 1e-3
