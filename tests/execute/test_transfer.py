@@ -150,6 +150,17 @@ def test_a_value_that_is_not_finite_is_named(gpu: Gpu, large: Path) -> None:
     assert (caught.value.code, caught.value.what) == ("E413", what)
 
 
+def test_a_gpu_without_memory_is_told_of(gpu: Gpu, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+
+    monkeypatch.setattr(PinnedTransfer, "fetch", full)
+    with pytest.raises(mergec.RunError) as caught:
+        compiled(large, "linear", 2).run(large / "out", device="cuda")
+    what = "no memory for 2 workers with tiles of 4,096 entries: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert (caught.value.code, caught.value.what) == ("E415", what)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize(("name", "parameters"), SHARED)
 def test_a_gpu_that_is_there(large: Path, name: str, parameters: dict[str, Any]) -> None:
