@@ -30,6 +30,10 @@ WindowSize = Annotated[
 ]
 
 
+_INDEX_BITS = 31
+_NORMAL = 1 << 53  # added to the bits of a float64, so that none is subnormal; with 62 other bits none is infinite
+
+
 def keep_count(density: float, entries: int) -> int:
     """How many of n entries a density keeps: int(density * n), at least one unless the density is 0.
 
@@ -168,15 +172,16 @@ def rank_rounded(delta: Tensor, *, density: float, epsilon: float) -> Tensor:
 def descending(delta: Tensor) -> Tensor:
     """The indices of each row's entries from the largest magnitude to the smallest, equal ones by lowest index.
 
-    On a processor the magnitudes' bits and the indices are packed into one integer and sorted as such, by numpy,
-    which sorts plain integers with vector instructions.
+    On a processor the magnitudes' bits and the indices are packed into one number and sorted as such, by numpy, which
+    sorts plain numbers with vector instructions - as float64, whose comparisons are faster than those of integers.
     """
     import torch
 
     if delta.device.type != "cpu" or delta.dtype.itemsize > 4:
         return delta.abs().argsort(dim=-1, descending=True, stable=True)
-    keys = (~bits.integers(delta.abs())).long()
-    keys <<= 32
-    keys |= torch.arange(delta.shape[-1])
-    keys.numpy().sort(axis=-1)
-    return keys.bitwise_and_(0xFFFFFFFF)
+    magnitudes = bits.integers(delta.abs())
+    keys = magnitudes.bitwise_xor_(torch.iinfo(magnitudes.dtype).max).long()  # the largest magnitude is 0
+    keys <<= _INDEX_BITS
+    keys += torch.arange(_NORMAL, _NORMAL + delta.shape[-1])
+    keys.numpy().view("float64").sort(axis=-1)
+    return keys.bitwise_and_((1 << _INDEX_BITS) - 1)

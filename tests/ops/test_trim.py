@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from collections.abc import Iterator
 
 import harness
 import numpy as np
@@ -219,6 +220,26 @@ def test_ranks_beyond_65504_stay_distinct_in_half_types(dtype: torch.dtype) -> N
     steps = found[order].diff()
     assert (steps < 0).all()
     assert torch.allclose(steps, torch.full_like(steps, -0.8 / (width - 1)), atol=2e-7)
+
+
+@pytest.fixture(params=[False, True], ids=["", "subnormals are zero"])
+def flushed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A processor as it is, and as libraries made with -ffast-math leave it."""
+    torch.set_flush_denormal(request.param)
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("flushed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)  # abs changes what is no bfloat16
+def test_every_bit_of_a_magnitude_ranks(dtype: torch.dtype) -> None:
+    """Zeros of both signs, subnormals, infinities, values that are not numbers: as their bits, equal ones by index."""
+    width = dtype.itemsize * 8
+    edges = [0, 1, 2, 1 << (width - 9), 0x7F80 << (width - 16), 0x7FF0 << (width - 16), (1 << (width - 1)) - 1]
+    bits = np.concatenate([np.random.default_rng(0).integers(0, 1 << (width - 1), 500), np.tile(edges, 9)])
+    signed = bits | np.random.default_rng(1).integers(0, 2, bits.size) << (width - 1)
+    delta = torch.from_numpy(signed.astype(f"uint{width}").view(f"int{width}")).view(dtype)
+    assert trim.descending(delta[None])[0].tolist() == sorted(range(bits.size), key=lambda place: -bits[place])
 
 
 def test_small_entries_are_not_kept_more_often_than_large_ones() -> None:
