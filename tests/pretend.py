@@ -107,21 +107,21 @@ class Gpu(TorchDispatchMode):
         if kwargs.pop("pin_memory", None):
             assert not is_there
         if is_copy and (kwargs.pop("non_blocking", False) or args[2:] == (True,)):
-            return self._copied_late(func, args)
+            return self._copied_late(*args[:2])
         made = func(*tree_map(_held, args), **tree_map(_held, kwargs))
         if any(one.alias_info and one.alias_info.is_write for one in func._schema.arguments[:1]):
             return args[0]
         return tree_map(_there, made) if is_there else made
 
-    def _copied_late(self, func: Any, args: Any) -> Tensor:
-        """Leave a copy to the stream of this thread."""
+    def _copied_late(self, *tensors: Tensor) -> Tensor:
+        """Leave a copy to the stream of this thread: to a target from a source, or of this to the GPU."""
         self.late_copies += 1
-        target, source = args[:2] if len(args) > 1 else (There(torch.full_like(args[0], RUBBISH)), args[0])
-        stream = current_stream(self)
+        *given, source = tensors
+        target = given[0] if given else There(torch.full_like(source, RUBBISH))
         made = Copy(_held(target), source)
         if isinstance(target, There):
             made.of = target
-        stream.put(made)
+        current_stream(self).put(made)
         return target
 
 
@@ -185,8 +185,7 @@ class Event:
 
 def current_stream(gpu: Gpu) -> Stream:
     """The stream of this thread: where kernels are put, unless another was chosen."""
-    chosen = getattr(_current, "stream", None)
-    return chosen or gpu.computing
+    return getattr(_current, "stream", None) or gpu.computing
 
 
 @contextmanager
@@ -198,9 +197,9 @@ def _chosen(stream: Stream) -> Iterator[None]:
         _current.stream = before
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    """A pretended GPU, which the test and all workers can use."""
+@contextmanager
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    """A pretended GPU, which this thread and all workers can use."""
     made = Gpu()
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
 
-from mergec.errors import RunError, count
+from mergec.errors import RunError
 from mergec.execute.ahead import expect, reading_order
-from mergec.execute.devices import Devices, computes
+from mergec.execute.devices import Devices, out_of_memory
 from mergec.execute.process import one_thread
 from mergec.io.reader import Reader
 from mergec.plan import Output, Plan
@@ -176,18 +176,5 @@ def hand_out(plan: Plan, outputs: Sequence[Output], job: Job, devices: Devices, 
         workers = list(islice(cycle(devices), plan.memory.workers if outputs else 0))
         crew.run(sorted(outputs, key=reading_order(plan)), reader, workers)
     if crew.error is not None:
-        raise _no_memory(crew.error, plan) or crew.error
+        raise out_of_memory(crew.error, plan) or crew.error
     return crew.read_bytes
-
-
-def _no_memory(error: BaseException, plan: Plan) -> RunError | None:
-    """What to tell if an error says that a device has no memory left."""
-    if not computes(plan):
-        return None
-    import torch
-
-    if not isinstance(error, torch.OutOfMemoryError):
-        return None
-    memory, why = plan.memory, str(error).partition("\n")[0]
-    what = f"no memory for {count(memory.workers, 'worker')} with tiles of {memory.tile:,} entries: {why}"
-    return RunError("E415", what, "fewer --workers; with --max-memory tiles are no larger than on the processor")

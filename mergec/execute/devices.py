@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from mergec.errors import UsageError
+from mergec.errors import RunError, UsageError, count
 from mergec.plan import Plan
 
 Devices: TypeAlias = "tuple[Any, ...]"
 """Torch devices of one class; worker number n computes on the n-th, counted around."""
 
 _GPU_TILE = 1 << 22
-_GPU_SHARE = 4  # of a GPU's free memory what tiles may take is a part, for its kernels take some too
+_GPU_SHARE = 4  # tiles get one part in so many of a GPU's free memory, since its kernels take some too
 
 
 def computes(plan: Plan) -> bool:
@@ -61,3 +61,16 @@ def fitted(plan: Plan, devices: Devices) -> Plan:
     entries = free // (_GPU_SHARE * memory.workers * max(1, per_entry))
     tile = 1 << max(0, entries.bit_length() - 1)  # the power of two that is not above
     return replace(plan, memory=replace(memory, tile=max(memory.tile, min(tile, _GPU_TILE))))
+
+
+def out_of_memory(error: BaseException, plan: Plan) -> RunError | None:
+    """What to tell of an error by which torch says that a GPU has no memory left (E415); None for any other."""
+    if not computes(plan):
+        return None
+    import torch
+
+    if not isinstance(error, torch.OutOfMemoryError):
+        return None
+    memory, why = plan.memory, str(error).partition("\n")[0]
+    what = f"no memory for {count(memory.workers, 'worker')} with tiles of {memory.tile:,} entries: {why}"
+    return RunError("E415", what, "fewer --workers; with --max-memory tiles are no larger than on the processor")

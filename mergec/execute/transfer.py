@@ -41,18 +41,18 @@ class Transfer:
     """Copies one after the other, or none where the device is the processor."""
 
     def __init__(self, device: Any) -> None:
-        self._device, self._is_here = device, device.type == "cpu"
+        self._device = device
         self._rooms: dict[int, tuple[Tensor, memoryview, Tensor]] = {}
 
     def load(self, slot: int, dtype: str, entries: int, fill: Fill) -> Tensor:
         """The entries of an input, flat, on the device; the memory that they are read into is the slot's."""
         view, values = self._room(slot, dtype, entries)
         fill(view)
-        return values if self._is_here else values.to(self._device)
+        return values.to(self._device)
 
     def fetch(self, tile: Tensor) -> Landing:
         """A tile, flat, on its way to the processor."""
-        return Landing((tile if self._is_here else tile.cpu()).contiguous(), lambda: None, is_lent=True)
+        return Landing(tile.cpu().contiguous(), lambda: None, is_lent=True)
 
     def _room(self, slot: int, dtype: str, entries: int) -> tuple[memoryview, Tensor]:
         """Memory for entries, as bytes and as a tensor: the same from tile to tile.

@@ -31,7 +31,7 @@ WindowSize = Annotated[
 
 
 _INDEX_BITS = 31
-_NORMAL = 1 << 53  # added to the bits of a float64, so that none is subnormal; with 62 other bits none is infinite
+_NORMAL = 1 << 53  # added to numbers of 62 bits: as float64 none is subnormal then, nor infinite, nor not a number
 
 
 def keep_count(density: float, entries: int) -> int:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from checkpoints import any_method, write_one_tensor
-from pretend import GPU, RUBBISH, Gpu, gpu
+from pretend import GPU, RUBBISH, Gpu, pretended
 from recipes_fixtures import write_model
 from safetensors.torch import load_file, save_file
 
 import mergec
+from mergec.execute.run import run_part
 from mergec.execute.transfer import PinnedTransfer, Transfer, streams, transfer
 from mergec.ops.registry import methods
 
-__all__ = ["gpu"]
 SHAPE = 90, 700
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    """A pretended GPU in this test."""
+    with pretended(monkeypatch) as made:
+        yield made
 
 
 def filled(value: int) -> Any:
@@ -138,6 +146,9 @@ def test_larger_tiles_start_fewer_kernels(gpu: Gpu, large: Path) -> None:
         started.append(gpu.operations)
     assert started[1] < started[0] / 10
     assert (large / "0/model.safetensors").read_bytes() == (large / "1/model.safetensors").read_bytes()
+    gpu.operations = 0
+    run_part(compiled(large, "della", 1, None), ["w"], large / "part", device="cuda")
+    assert gpu.operations == started[1]
 
 
 def test_a_value_that_is_not_finite_is_named(gpu: Gpu, large: Path) -> None:
