@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import sqrt
+from math import prod, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mergec.execute.tensors import PlanTensors
+from mergec.execute.tensors import PlanTensors, read_entries
 from mergec.io.adapter import ADAPTER_PREFIX, factor_names
 from mergec.io.checkpoint import open_checkpoint
 from mergec.io.reader import Reader
-from mergec.io.tensors import ITEM_BYTES, TensorRef
+from mergec.io.tensors import TensorRef
 from mergec.plan import Plan
 
 if TYPE_CHECKING:
@@ -90,13 +90,7 @@ def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:
 
 
 def _read(reader: Reader, ref: TensorRef, begin: int, end: int) -> Tensor:
-    """Some rows of a tensor, in float64."""
-    import torch
-
+    """Some rows of a tensor, in float64; a 0-d tensor is one row."""
     shape = (end - begin, *ref.shape[1:]) if ref.shape else ()
-    row = ref.numel // max(1, ref.shape[0] if ref.shape else 1) * ITEM_BYTES[ref.dtype]
-    buffer = bytearray((end - begin) * row)
-    if not buffer:
-        return torch.zeros(shape, dtype=torch.float64)
-    reader.read(ref, begin * row, memoryview(buffer))
-    return torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype)).view(shape).double()
+    row = prod(ref.shape[1:])
+    return read_entries(reader, ref, begin * row, end * row).view(shape).double()

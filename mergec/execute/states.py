@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mergec.errors import MergecError, RunError, count, path_text, remark
 from mergec.execute.process import one_torch_thread
+from mergec.execute.tensors import read_entries
 from mergec.graph import Node, walk
 from mergec.io.checkpoint import Checkpoint
 from mergec.io.reader import Reader
@@ -138,9 +139,7 @@ def _model(plan: Plan, checkpoint: Checkpoint, dtype: str, device: Any) -> Any:
     weights: dict[str, Tensor] = {}
     with Reader((file.path, file.file_bytes) for file in plan.files) as reader:
         for name, ref in checkpoint.tensors.items():
-            buffer = bytearray(ref.end - ref.begin)
-            reader.read(ref, 0, memoryview(buffer))
-            weights[name] = torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype)).view(ref.shape)
+            weights[name] = read_entries(reader, ref, 0, ref.numel).view(ref.shape)
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     made, info = kind.from_pretrained(
         None,

@@ -56,10 +56,9 @@ def _made(plan: Plan, output: Output, reader: Reader) -> Tensor:
 
 
 def read_entries(reader: Reader, ref: TensorRef, start: int, stop: int) -> Tensor:
-    """Entries [start, stop) of a tensor."""
+    """Entries [start, stop) of a tensor, flat, as stored."""
     import torch
 
-    size = ITEM_BYTES[ref.dtype]
-    buffer = bytearray((stop - start) * size)
-    reader.read(ref, start * size, memoryview(buffer))
-    return torch.frombuffer(buffer, dtype=getattr(torch, ref.dtype), count=stop - start)
+    values = torch.empty(stop - start, dtype=getattr(torch, ref.dtype))
+    reader.read(ref, start * ITEM_BYTES[ref.dtype], values.view(torch.uint8).numpy().data)
+    return values
